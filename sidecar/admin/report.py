@@ -14,7 +14,7 @@ from sidecar.admin.snapshots import (
     UpstreamSnapshot,
 )
 from sidecar.core.address import Address
-from sidecar.core.build import amqp_scanner, build, scanner
+from sidecar.core.build import facts
 from sidecar.core.stats import FilterStats, ListenerStats, code_label
 from sidecar.core.text import counted, timestamp
 from sidecar.resilience.breaker import Hold, held_words
@@ -35,9 +35,7 @@ def health(now: SidecarSnapshot, upstreams: Iterable[UpstreamSnapshot]) -> dict[
         "service": now.service,
         "id": now.id,
         "phase": now.phase,
-        "build": build(),
-        "scanner": scanner(),
-        "amqp_scanner": amqp_scanner(),
+        **facts(),
         "waiting_for": now.waiting_for or None,
         "faults": list(now.faults),
         "app": {"status": now.app.status, "output": now.app.output},

@@ -9,9 +9,11 @@ from sidecar.core.json_schema import COUNT, COUNTS, FLAG, NUMBER, TEXT, array, o
 
 _STATUS: Final = {"type": "string", "enum": ["healthy", "warning", "unhealthy"]}
 _PHASE: Final = {"type": "string", "enum": ["starting", "ready", "draining", "stopped"]}
-_BUILD: Final = {"type": "string", "enum": [COMPILED, INTERPRETED], "description": "of the hot path"}
-_SCANNER: Final = {"type": "string", "enum": [C, PYTHON], "description": "what reads ordinary heads"}
-_AMQP_SCANNER: Final = {"type": "string", "enum": [C, PYTHON], "description": "what finds runs of AMQP messages"}
+_WHICH_BUILD: Final = {
+    "build": {"type": "string", "enum": [COMPILED, INTERPRETED], "description": "of the hot path"},
+    "scanner": {"type": "string", "enum": [C, PYTHON], "description": "what reads ordinary heads"},
+    "amqp_scanner": {"type": "string", "enum": [C, PYTHON], "description": "what finds runs of AMQP messages"},
+}
 _WAITS: Final = {"description": "what another process has in use, and this one needs to start"}
 _FOUND: Final = record(status=_STATUS, output=TEXT)
 _FOUND_BY_NAME: Final = {"type": "object", "additionalProperties": _FOUND}
@@ -29,15 +31,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     "ConfigProblems": record(
         error={"type": "string", "const": "config"}, message=TEXT, problems=array(record(path=TEXT, message=TEXT))
     ),
-    "Index": record(
-        service=TEXT,
-        phase=_PHASE,
-        version=TEXT,
-        build=_BUILD,
-        scanner=_SCANNER,
-        amqp_scanner=_AMQP_SCANNER,
-        endpoints=array(TEXT),
-    ),
+    "Index": record(service=TEXT, phase=_PHASE, version=TEXT, **_WHICH_BUILD, endpoints=array(TEXT)),
     "Ready": {
         "type": "object",
         "properties": {"ready": FLAG, "phase": _PHASE, "waiting_for": TEXT | _WAITS},
@@ -48,9 +42,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         service=TEXT,
         id=TEXT,
         phase=_PHASE,
-        build=_BUILD,
-        scanner=_SCANNER,
-        amqp_scanner=_AMQP_SCANNER,
+        **_WHICH_BUILD,
         waiting_for=or_null(TEXT) | _WAITS,
         faults=array(TEXT) | {"description": "what is injected on purpose, and where"},
         app=_FOUND,

@@ -26,7 +26,7 @@ from sidecar.admin.routes import Routes
 from sidecar.admin.schemas import SCHEMAS
 from sidecar.admin.streams import Streams
 from sidecar.core.address import Address
-from sidecar.core.build import amqp_scanner, build, scanner
+from sidecar.core.build import facts
 from sidecar.core.operations import Answer, Call, Contribution, NotKnown, Operation, Page
 from sidecar.core.replies import ProtocolError
 from sidecar.net.listen import Acceptor
@@ -109,9 +109,7 @@ def application(commands: Commands, contributed: Sequence[Contribution], door: D
                 "service": now.service,
                 "phase": now.phase,
                 "version": __version__,
-                "build": build(),
-                "scanner": scanner(),
-                "amqp_scanner": amqp_scanner(),
+                **facts(),
                 "endpoints": [f"{operation.method} {operation.path}" for operation in operations],
             }
         )

@@ -43,6 +43,11 @@ def amqp_scanner() -> str:
     return _language("amqp/wire", "_runs")
 
 
+def facts() -> dict[str, str]:
+    """Return each of them by its name in the admin API and in metrics."""
+    return {"build": build(), "scanner": scanner(), "amqp_scanner": amqp_scanner()}
+
+
 def described() -> str:
     """All of it, and the Python, for people."""
     heads, amqp = scanner().capitalize(), amqp_scanner().capitalize()

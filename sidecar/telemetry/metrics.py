@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Final
 
 from sidecar import __version__
-from sidecar.core.build import amqp_scanner, build, scanner
+from sidecar.core.build import facts
 from sidecar.core.metrics import Family, Source, counter, gauge
 from sidecar.core.stats import ListenerStats
 from sidecar.telemetry import listener_metrics
@@ -84,9 +84,9 @@ def own_families(service: str, log_lines_dropped: int, memory_limit: int) -> Seq
     """Return what logs have lost, how much memory there may be, and which sidecar this is."""
     lines = counter("sidecar_log_lines_dropped", "Log lines that could not be written.")
     lines.add((), log_lines_dropped)
-    labels = ("version", "service", "build", "scanner", "amqp_scanner")
-    info = gauge("sidecar_build_info", "Which sidecar this is.", labels)
-    info.add((__version__, service, build(), scanner(), amqp_scanner()), 1)
+    which = {"version": __version__, "service": service, **facts()}
+    info = gauge("sidecar_build_info", "Which sidecar this is.", tuple(which))
+    info.add(tuple(which.values()), 1)
     memory = gauge("sidecar_memory_limit_bytes", "The memory that its container, or else its machine, has.")
     memory.add((), memory_limit)
     return lines, memory, info
