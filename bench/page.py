@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -109,6 +110,14 @@ def middle(samples: Sequence[T], read: Callable[[T], float]) -> float:
     return median(read(sample) for sample in samples)
 
 
+def ratio(samples: Sequence[T], base: Sequence[T], read: Callable[[T], float]) -> float:
+    """What is read of the samples against those of the base that were taken right before or after them: the median, so
+    that what the machine did meanwhile spoils some of many. 0: there is nothing to compare with."""
+    return median(
+        [read(ours) / it if (it := read(theirs)) else 0.0 for ours, theirs in zip(samples, base, strict=True)]
+    )
+
+
 def machine(conditions: Conditions, programs: Mapping[str, Sequence[str]]) -> str:
     """Rows about this machine and the versions that ``programs`` (name → command) tell of themselves."""
     return facts(conditions.date, conditions.load_average, programs)
@@ -124,10 +133,17 @@ def facts(date: str, load_average: float, programs: Mapping[str, Sequence[str]])
         "cores": str(cpuinfo.count("processor\t:")),
         "kernel": platform.release(),
         "load average before": f"{load_average:.2f}",
-        "sidecar": f"{_package(DISTRIBUTION)}, Python {platform.python_version()}, uvloop {_package('uvloop')}",
+        "sidecar": f"{_package(DISTRIBUTION)}, {_python()}, uvloop {_package('uvloop')}",
     }
     rows |= {name: _version(command) for name, command in programs.items()}
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _python() -> str:
+    """The interpreter, and whether it is the one that the system's packages brought. Those are optimized by a profile;
+    what a version manager has compiled is mostly not, and takes some percent more CPU."""
+    whose = "the system's" if sys.base_prefix == "/usr" else "not the system's"
+    return f"Python {platform.python_version()} ({whose})"
 
 
 def _package(name: str) -> str:

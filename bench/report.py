@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from bench.contenders import envoy_binary
 from bench.load import CASES, Sample
-from bench.page import Conditions, Goal, cell, goal_lines, machine, middle, table
+from bench.page import Conditions, Goal, cell, goal_lines, machine, ratio, table
 from bench.run import Results
 
 T = TypeVar("T")
@@ -19,19 +19,19 @@ OURS = "sidecar"
 
 def goals(results: Results) -> list[Goal]:
     """The goals of this project, as far as the run holds both sides; for all of them less is better."""
-    found = [
-        Goal(text, limit, ratio)
+    reached = [
+        Goal(text, limit, found)
         for text, limit, ours, case, theirs, read in _GOALS
-        if (ratio := _ratio(results, case, ours, theirs, read)) is not None
+        if (found := _ratio(results, case, ours, theirs, read)) is not None
     ]
     if OURS in results.memory:
         rss = median(memory.rss for memory in results.memory[OURS])
-        found.append(Goal("resident memory after load, MiB", 40, rss / 2**20))
+        reached.append(Goal("resident memory after load, MiB", 40, rss / 2**20))
     if OURS in results.startup:
-        found.append(
+        reached.append(
             Goal("seconds from start to the first request passed on, slowest start", 1.0, max(results.startup[OURS]))
         )
-    return found
+    return reached
 
 
 def _cpu(sample: Sample) -> float:
@@ -60,12 +60,12 @@ _GOALS: Final[tuple[tuple[str, float, str, str, str, Callable[[Sample], float]],
 
 
 def _ratio(results: Results, case: str, ours: str, theirs: str, read: Callable[[Sample], float]) -> float | None:
-    """Of the medians; None when one of the two was not measured."""
+    """Turn by turn; None when one of the two was not measured."""
     samples = [results.samples.get((name, case)) for name in (ours, theirs)]
     if not all(samples):
         return None
-    mine, other = (middle(it or (), read) for it in samples)
-    return mine / other
+    mine, other = (it or [] for it in samples)
+    return ratio(mine, other, read)
 
 
 def tables(results: Results, names: Sequence[str]) -> str:
@@ -108,7 +108,8 @@ def section(results: Results, names: Sequence[str], conditions: Conditions) -> s
     """What docs/benchmarks.md says about it, without the title."""
     reached = goal_lines(goals(results))
     return f"""Measured by `{conditions.command}`. Each figure is the median of {conditions.repeats}
-repeats of {conditions.seconds} s, with the lowest and highest in parentheses and, after ×, its ratio to Envoy's.
+repeats of {conditions.seconds} turns of a second, with the lowest and highest in parentheses and, after ×, its ratio to
+Envoy's; so are the goals. Ratios are those of turns next to each other, and the median of these.
 
 {("### Goals" + chr(10) + chr(10) + reached + chr(10)) if reached else ""}
 ### Figures
@@ -124,8 +125,9 @@ repeats of {conditions.seconds} s, with the lowest and highest in parentheses an
 - Every proxy has core {conditions.cores[0]} to itself, with one worker thread. The upstream (nginx, one worker)
   and the load generator (`wrk -t1`) share core {conditions.cores[1]}. All of it over loopback, on ports that the
   system chose; with keep-alive, but where clients make a connection for each request.
-- All proxies run at once, one of them under load. A repeat starts fresh processes and takes the proxies in another
-  order; every proxy gets one second of load before it counts.
+- All proxies run at once, one of them under load. A repeat starts fresh processes; within it they take turns of a
+  second, in another order each round, so that drift of the machine hits all of them. Every proxy gets one second of
+  load before it counts.
 - **CPU µs/request** is the process's user and system time from `/proc/PID/stat` around the load, all threads
   together, divided by the requests that `wrk` counted. It is the figure to compare: what a proxy costs beside the app.
 - Same duties: retry policy, circuit breaker (Envoy: outlier detection, HAProxy: layer 7 observation that marks the
@@ -154,8 +156,8 @@ repeats of {conditions.seconds} s, with the lowest and highest in parentheses an
 
 def _cell(samples: Sequence[T], base: Sequence[T] | None, read: Callable[[T], float], digits: int = 0) -> str:
     text = cell(samples, read, digits)
-    if base and (divisor := middle(base, read)):
-        text += f" ×{middle(samples, read) / divisor:.2f}"
+    if base and (found := ratio(samples, base, read)):
+        text += f" ×{found:.2f}"
     return text
 
 

@@ -8,16 +8,21 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from bench.contenders import CONTENDERS, Contender
 from bench.load import CASES, Case, Sample, check_duties, measure, wait_ready
 from bench.processes import Memory
 from bench.upstream import Upstream
 
+#: Length of a turn, seconds.
+TURN_SECONDS: Final = 1
+
 
 @dataclass(slots=True)
 class Results:
-    """Every sample of a run, by (contender, case); memory after load and start-up seconds by contender."""
+    """Every sample of a run, by (contender, case): one for each turn, in the order of the rounds; memory after load and
+    start-up seconds by contender."""
 
     samples: dict[tuple[str, str], list[Sample]] = field(default_factory=dict)
     memory: dict[str, list[Memory]] = field(default_factory=dict)
@@ -35,7 +40,7 @@ def run(
     """Measure the contenders in all cases, ``repeats`` times, ``seconds`` each; ``say`` is told of the progress.
 
     ``cores`` are the proxies' and the load's. Every repeat starts fresh processes, all alive at once but only one under
-    load, and takes the contenders in another order.
+    load. They take turns of a second, in another order each round.
     """
     results = Results()
     with tempfile.TemporaryDirectory(prefix="sidecar-bench-") as temporary:
@@ -49,12 +54,13 @@ def run(
                     check_duties(contender)
                     measure(CASES[1], contender, 1, cores[1])  # warm-up, not counted
                 for number, case in enumerate(CASES):
-                    shift = (repeat + number) % len(contenders)
-                    for contender in contenders[shift:] + contenders[:shift]:
-                        sample = measure(case, contender, seconds, cores[1])
-                        results.samples.setdefault((contender.name, case.name), []).append(sample)
-                        say(_progress(repeat, repeats, case, contender, sample))
-                        upstream.check()
+                    for turn in range(max(seconds // TURN_SECONDS, 1)):
+                        shift = (repeat + number + turn) % len(contenders)
+                        for contender in contenders[shift:] + contenders[:shift]:
+                            sample = measure(case, contender, TURN_SECONDS, cores[1])
+                            results.samples.setdefault((contender.name, case.name), []).append(sample)
+                            say(_progress(repeat, repeats, case, contender, sample))
+                            upstream.check()
                 for contender in contenders:
                     if contender.process:
                         results.memory.setdefault(contender.name, []).append(contender.process.memory())

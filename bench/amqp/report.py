@@ -11,6 +11,7 @@ from bench.amqp.run import Results, Sample
 from bench.page import Conditions, Goal, cell, goal_lines, machine, table
 
 BASELINE: Final = "direct"
+HAPROXY: Final = "haproxy"
 #: The direct connection again, with a trace context in each message, as the sidecar puts one in.
 TRACED: Final = "traced"
 OURS: Final = "sidecar"
@@ -21,6 +22,10 @@ def goals(results: Results) -> list[Goal]:
     """The goals of this project, as far as the run holds both sides."""
     found = []
     for case in CASES:
+        if pair := pairs(results, OURS, HAPROXY, case):
+            cost = median(_cost(*each) for each in pair)
+            if not case.rate:
+                found.append(Goal(f"CPU of {case.title}, of HAProxy's TCP relay", 1.2, cost))
         pair = pairs(results, OURS, BASELINE, case)
         if not pair or case.consuming:
             continue
@@ -55,6 +60,7 @@ def tables(results: Results, names: Sequence[str]) -> str:
                 continue
             direct, traced = (pairs(results, name, base, case) for base in (BASELINE, TRACED))
             row = [name, "" if name in (BASELINE, TRACED) else cell(samples, lambda s: s.cpu, digits=1)]
+            row.append(_each([_cost(*each) for each in pairs(results, name, HAPROXY, case)], 2))
             if case.rate:
                 row += [
                     cell(samples, _p50),
@@ -71,7 +77,7 @@ def tables(results: Results, names: Sequence[str]) -> str:
                     cell(samples, lambda s: s.load_cpu, digits=1),
                 ]
             rows.append(row)
-        head = ["", "CPU µs/message"]
+        head = ["", "CPU µs/message", "of HAProxy's"]
         if case.rate:
             head += ["p50 µs", "added to direct's", "p99 µs", "added to direct's"]
         else:
@@ -96,9 +102,9 @@ def section(results: Results, names: Sequence[str], conditions: Conditions) -> s
         programs["haproxy"] = ["haproxy", "-v"]
     return f"""Measured by `{conditions.command}`. Each figure is the median of {conditions.repeats}
 repeats of {conditions.seconds} s, with the lowest and highest in parentheses. Comparisons with the direct connection
-are made within each repeat (throughput: within each round of turns, and the median of these): their median, and in
-brackets those of all repeats, in the order of time. Other processes of this machine had {_others(results):.0%} of a
-core meanwhile.
+and with HAProxy are made within each repeat (throughput and CPU: within each round of turns, and the median of these):
+their median, and in brackets those of all repeats, in the order of time. Other processes of this machine had
+{_others(results):.0%} of a core meanwhile.
 
 {("### Goals" + chr(10) + chr(10) + reached + chr(10)) if reached else ""}
 ### Figures
@@ -153,6 +159,11 @@ def _others(results: Results) -> float:
 def _ratio(ours: Sample, base: Sample) -> float:
     """Throughput against direct's, turn by turn: a turn that something else disturbed then spoils one of many."""
     return median(rate / other for rate, other in zip(ours.rates, base.rates, strict=True))
+
+
+def _cost(ours: Sample, base: Sample) -> float:
+    """CPU per message, likewise."""
+    return median(cpu / other for cpu, other in zip(ours.cpus, base.cpus, strict=True))
 
 
 def _p50(sample: Sample) -> float:

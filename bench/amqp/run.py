@@ -32,7 +32,8 @@ _START_SECONDS: Final = 120.0
 class Sample:
     """``rate``: messages per second; microseconds of CPU per message: ``cpu`` of the contender (0 for direct),
     ``broker_cpu`` and ``load_cpu``; ``p50`` and ``p99``: microseconds from due to confirmed (0 if there is no rate);
-    ``others``: how many cores were busy with other things; ``rates``: messages per second of each turn."""
+    ``others``: how many cores were busy with other things; ``rates`` and ``cpus``: messages per second, and CPU of the
+    contender per message, of each turn."""
 
     rate: float
     cpu: float
@@ -42,6 +43,7 @@ class Sample:
     p99: float
     others: float
     rates: tuple[float, ...]
+    cpus: tuple[float, ...]
 
 
 @dataclass(slots=True)
@@ -107,6 +109,7 @@ def _sample(turns: Sequence[Turn]) -> Sample:
         p99=percentiles[98],
         others=sum(turn.other_cpu for turn in turns) / seconds,
         rates=tuple(turn.messages / turn.seconds for turn in turns),
+        cpus=tuple(turn.cpu * 1e6 / turn.messages for turn in turns),
     )
 
 

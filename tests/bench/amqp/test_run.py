@@ -30,9 +30,10 @@ def test_the_turns_of_a_contender_add_up() -> None:
             Turn("sidecar", 3000, 1.0, 0.03, 0.10, 0.01, 0.7, list(range(1, 101))),
         ]
     )
-    assert astuple(found["direct"])[:-1] == pytest.approx((1000, 0, 20, 10, 0, 0, 0.1))
-    assert astuple(found["sidecar"])[:-1] == pytest.approx((2000, 10, 30, 5, 50.5, 99.99, 0.5))
-    assert found["sidecar"].rates == (1000, 3000)
+    assert astuple(found["direct"])[:-2] == pytest.approx((1000, 0, 20, 10, 0, 0, 0.1))
+    assert astuple(found["sidecar"])[:-2] == pytest.approx((2000, 10, 30, 5, 50.5, 99.99, 0.5))
+    assert list(found["sidecar"].rates) == [1000, 3000]
+    assert list(found["sidecar"].cpus) == pytest.approx([10, 10])
 
 
 def test_an_order_survives_its_way_to_the_generator() -> None:
@@ -43,9 +44,12 @@ def test_an_order_survives_its_way_to_the_generator() -> None:
 def results(rates: list[float], added: float) -> Results:
     found = Results()
     for case in CASES:
-        found.samples["direct", case.name] = [Sample(100.0, 0, 20, 5, 150, 1000, 0, (100.0,) * 3) for _ in rates]
+        found.samples["direct", case.name] = [
+            Sample(100.0, 0, 20, 5, 150, 1000, 0, (100.0,) * 3, (0.0,) * 3) for _ in rates
+        ]
         found.samples["sidecar", case.name] = [
-            Sample(rate, 6, 20, 5, 150 + added, 1000 + added, 0, (rate, rate / 2, rate + 1)) for rate in rates
+            Sample(rate, 6, 20, 5, 150 + added, 1000 + added, 0, (rate, rate / 2, rate + 1), (6.0, 5.0, 9.0))
+            for rate in rates
         ]
     found.memory["sidecar"] = [Memory(45 << 20, 36 << 20)]
     return found
@@ -61,12 +65,20 @@ def test_goals_are_medians_of_what_each_repeat_compares() -> None:
 def test_what_is_passed_on_is_compared_with_a_direct_connection_that_has_traces_too() -> None:
     found = results([98.0], added=1)
     for case in CASES:
-        found.samples["traced", case.name] = [Sample(49.0, 0, 24, 5, 150, 1000, 0, (49.0, 24.5, 49.5))]
+        found.samples["traced", case.name] = [Sample(49.0, 0, 24, 5, 150, 1000, 0, (49.0, 24.5, 49.5), (0.0,) * 3)]
     assert [round(goal.value, 2) for goal in goals(found)][:2] == [0.98, 2.0]
     text = section(found, ["sidecar", "traced"], Conditions("make bench", "2026-01-02 03:04 UTC", 0.1, 3, 8, (0, 1)))
     assert "0.98 [0.98]" in text
     assert "2.00 [2.00]" in text
     assert "0.49 [0.49]" in text
+
+
+def test_cpu_is_compared_with_a_tcp_relay_turn_by_turn() -> None:
+    found = results([98.0], added=1)
+    del found.samples["direct", CASES[0].name]
+    for case in (CASES[0], CASES[2], CASES[3]):
+        found.samples["haproxy", case.name] = [Sample(49.0, 0, 24, 5, 150, 1000, 0, (49.0,) * 3, (5.0, 5.0, 3.0))]
+    assert [round(goal.value, 2) for goal in goals(found) if "HAProxy" in goal.text] == [1.2, 1.2]
 
 
 def test_goals_need_both_sides() -> None:
