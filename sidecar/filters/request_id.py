@@ -6,7 +6,7 @@ import random
 import re
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from sidecar.core.ids import Ids
+from sidecar.core.ids import IdLines
 from sidecar.exchange.filter import Filter
 
 if TYPE_CHECKING:
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 #: What is kept of a peer's id. It goes into logs and answers, so it is short and visible ASCII.
 GOOD_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
+#: The line of a new one, and where the id stands in it.
+_NAME: Final = b"x-request-id: "
+_BEGIN: Final = len(_NAME)
+_END: Final = _BEGIN + 32
 
 
 def new_request_id(rng: random.Random) -> str:
@@ -27,7 +31,7 @@ class RequestId(Filter):
     name: ClassVar[str] = "request_id"
 
     def __init__(self, rng: random.Random) -> None:
-        self._ids = Ids(rng)
+        self._lines = IdLines(rng, _NAME + b"*" * 32 + b"\r\n")
 
     def on_request(self, x: Request) -> None:
         head = x.head
@@ -41,5 +45,6 @@ class RequestId(Filter):
                 x.request_id = given.decode("ascii")
                 return
             head.remove(b"x-request-id")
-        x.request_id = made = self._ids.take(32)
-        head.add_line(f"x-request-id: {made}\r\n".encode())
+        line = self._lines.take()
+        x.request_id = line[_BEGIN:_END].decode()
+        head.add_line(line)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from sidecar.core.ids import Ids
+from sidecar.core.ids import IdLines, Ids
 from sidecar.core.records import SpanRecord
 from sidecar.core.trace import SAMPLED, Trace, b3_fields, parse_b3, parse_traceparent, traceparent
 from sidecar.exchange.filter import Filter
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from sidecar.exchange.request import Request
 
 _B3_FIELDS: Final = (b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags")
+#: The field of a new trace, and where its ids stand there.
+_BEGIN: Final = b"traceparent: 00-"
+_TRACE_ID: Final = slice(len(_BEGIN), len(_BEGIN) + 32)
+_SPAN_ID: Final = slice(len(_BEGIN) + 33, len(_BEGIN) + 49)
 
 
 class Tracing(Filter):
@@ -48,6 +52,8 @@ class Tracing(Filter):
         self._b3 = "b3" in propagate
         self._inbound = inbound
         self._ids = Ids(rng)
+        #: Fields of new traces that are not sampled, of which there are no others than in these.
+        self._lines = IdLines(rng, _BEGIN + b"*" * 32 + b"-" + b"*" * 16 + b"-00\r\n")
         self._sampling = sampling
         self._record = record
 
@@ -69,6 +75,15 @@ class Tracing(Filter):
                 head.remove(b"traceparent")
             if b"tracestate" in head.fields:
                 head.remove(b"tracestate")
+        sampling = self._sampling
+        if self._w3c and not self._b3:
+            line = self._lines.take()
+            if sampling.share and sampling.sampled(line[_TRACE_ID].decode()):
+                self._begin(x, Trace(line[_TRACE_ID].decode(), line[_SPAN_ID].decode(), "", SAMPLED))
+            else:
+                # Nearly every new trace. Its ids are on the wire and nowhere else; a log line reads them there.
+                head.add_line(line)
+            return
         trace_id = parent_id = ""
         sampled = None
         if self._b3:
@@ -77,15 +92,9 @@ class Tracing(Filter):
             trace_id = self._ids.take(32)
         span_id = self._ids.take(16)
         if sampled is None:
-            sampled = self._sampling.sampled(trace_id)
-        if not self._b3:
-            if not sampled:
-                # Nearly every new trace. Its ids are on the wire and nowhere else; a log line reads them there.
-                if self._w3c:
-                    head.add_line(f"traceparent: 00-{trace_id}-{span_id}-00\r\n".encode())
-                return
-            if not self._w3c and self._record is None:
-                return  # a trace that nobody would ever see
+            sampled = sampling.sampled(trace_id)
+        if not self._b3 and (not sampled or self._record is None):
+            return  # a trace that nobody would ever see
         self._begin(x, Trace(trace_id, span_id, parent_id, SAMPLED if sampled else 0))
 
     def _go_on(self, x: Request, trace_id: str, parent_id: str, flags: int) -> None:

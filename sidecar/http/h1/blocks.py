@@ -64,7 +64,7 @@ class RequestBlock(RequestHead):
         return self.raw
 
     def ending_in(self, end: bytes) -> bytes:
-        return b"".join((self.raw[:-2], self.added, end))
+        return self.raw[:-2] + self.added + end
 
 
 class ResponseBlock(ResponseHead):
