@@ -115,8 +115,9 @@ def _around(session: SessionState, channel: Channel, method: int, tag: int, requ
 
 
 def acked(session: SessionState, channel: Channel, first: int, last: int) -> bool:
-    """Take an ``ack`` for each of these deliveries, if that may pass as it is; return whether it was taken."""
-    if channel.offset:
+    """Take an ``ack`` for each of these deliveries (``first`` is 0: for all up to ``last``), if that may pass as it is;
+    return whether it was taken."""
+    if channel.offset or (not first and channel.paused and last >= channel.paused[0].tag):
         return False
     _noted(session, channel.unacked.settled_run(first, last), True)
     return True

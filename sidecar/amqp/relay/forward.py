@@ -3,9 +3,7 @@
 Frames side by side that pass as they are stay one slice of what was read; only what is changed, held or dropped cuts
 it. A publish (method, header and bodies on one channel) goes on only once it is whole; with a spool, so does what the
 broker sends.
-
-With many connections a reading has few messages, and what counts is what it costs by itself. So one that is nothing but
-a run of publishes, or of confirms, is found out by a single call into C, and passes without what a mixture needs.
+Readings that are nothing but one run come here only if they cannot pass as that (whole_reads.py).
 """
 
 from __future__ import annotations
@@ -13,11 +11,9 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.flow.policy import KnownRoute
 from sidecar.amqp.relay import answers, control
 from sidecar.amqp.relay.acks import acked, settle
 from sidecar.amqp.relay.channel import Channel
-from sidecar.amqp.relay.connections import OPEN
 from sidecar.amqp.relay.publishing import size_at
 from sidecar.amqp.wire import content, runs
 from sidecar.amqp.wire.constants import (
@@ -34,48 +30,16 @@ from sidecar.amqp.wire.constants import (
     AmqpError,
 )
 from sidecar.amqp.wire.methods import method_of, settlement
-from sidecar.amqp.wire.runs import ACK_SIZE, ACKS, COUNT, DELIVERIES, KIND, PUBLISHES, whole_acks
+from sidecar.amqp.wire.runs import ACKS, COUNT, DELIVERIES, KIND, PUBLISHES
 from sidecar.amqp.wire.splice import Splice
 
 if TYPE_CHECKING:
-    from sidecar.amqp.relay.connections import BrokerConnection
     from sidecar.amqp.relay.session import Session
 
 #: What a client says of deliveries.
 _SETTLING: Final = frozenset({BASIC_ACK, BASIC_NACK, BASIC_REJECT})
 
-#: Where a method's number has its last octet, and what that is: enough to guess by.
-_METHOD_AT: Final = 10
-_PUBLISH: Final = BASIC_PUBLISH & 0xFF
-_ACK: Final = BASIC_ACK & 0xFF
-
 _u64: Final = Struct(">Q").unpack_from
-
-
-def pass_publishes(session: Session, data: bytes) -> bool:
-    """Take what has come on an open connection, if it is a run of publishes that may pass on at once."""
-    client = session.client
-    if len(data) <= FRAME_OVERHEAD + _METHOD_AT or data[_METHOD_AT] != _PUBLISH or client.state != OPEN:
-        return False
-    reader = client.reader
-    if session.buffers or not reader.between_frames or session.lifecycle.close_frame:
-        return False
-    known = session.known
-    run = session.tracing.whole_run(data, reader.limit, b"" if known is None else known.key)
-    if run is None:
-        return False
-    count, number, key, traced = run
-    channel = session.channels.get(number)
-    if channel is None or channel.pending is not None or channel.publish.route is not None:
-        return False
-    if known is None or known.key is not key or known.version != session.policy.version:
-        session.known = known = KnownRoute(key, session.routes.find(key), session.policy.version)
-    now = session.listener.clock()
-    if not channel.path.pass_whole(known.route, len(data), count, 0 if traced is data else count, now):
-        return False
-    session.touched = now
-    session.broker_publish(traced)
-    return True
 
 
 def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
@@ -235,32 +199,6 @@ def take_pending(session: Session, channel: Channel) -> None:
         start = end
     if frames:
         from_client(session, b"".join(pending), frames)
-
-
-def pass_confirms(session: Session, broker: BrokerConnection, data: bytes) -> bool:
-    """Take what has come from the broker, if it is confirms, and the client may be told so as it came."""
-    size = len(data)
-    if size < ACK_SIZE or size % ACK_SIZE or data[_METHOD_AT] != _ACK or session.buffers:
-        return False
-    reader = broker.reader
-    found_by = whole_acks
-    if found_by is None or not reader.between_frames:
-        return False
-    acks = found_by(data, reader.limit)
-    if acks is None:
-        return False
-    number, first, last = acks
-    channel = session.channels.get(number)
-    if channel is None or channel.incoming is not None or channel.passing:
-        return False
-    if session.refused and number in session.refused:
-        return False
-    path = channel.path
-    if not (path.acked(first, last) if first else path.acked_up_to(last)):
-        return False
-    channel.delivery = None
-    session.client_write(data)
-    return True
 
 
 def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:

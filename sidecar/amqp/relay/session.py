@@ -1,7 +1,7 @@
 """A session: one client's connection, its connection to a broker, and what belongs to both.
 
 How it begins is in opening.py, how it ends in lifecycle.py, what there is without a broker in broker_side.py;
-forward.py takes the frames, channel.py knows a channel.
+forward.py takes the frames, whole_reads.py what is one run; channel.py knows a channel.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.relay import forward
+from sidecar.amqp.relay import forward, whole_reads
 from sidecar.amqp.relay.broker_side import Attached, BrokerSide
 from sidecar.amqp.relay.channel import Channel, PendingFrames
 from sidecar.amqp.relay.connections import HOLD_FULL, OPEN, BrokerConnection, ClientConnection
@@ -82,7 +82,7 @@ class Session(SessionState):
         """Bytes came."""
         self.count_in(len(data))
         try:
-            if self.stage == RUNNING and forward.pass_publishes(self, data):
+            if self.stage == RUNNING and whole_reads.pass_to_broker(self, data):
                 return
             if self.lifecycle.close_frame:
                 pass  # nothing may follow a close (§2.2.4)
@@ -117,7 +117,7 @@ class Session(SessionState):
             return
         if broker is not self.broker or self.phase == ENDED:
             return
-        if self.stage == RUNNING and forward.pass_confirms(self, broker, data):
+        if self.stage == RUNNING and whole_reads.pass_to_client(self, broker, data):
             return
         reader = broker.reader
         frames = reader.feed(data, self.stage == RUNNING)

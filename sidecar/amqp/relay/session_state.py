@@ -95,9 +95,9 @@ class SessionState(Exchange):
     """What all of the relay knows of a session: its connections, what passes between them, and what it can be told."""
 
     __slots__ = (
-        "_linked", "_paused_bytes", "alarmed", "amqp_stats", "broker", "buffers", "client", "closing", "detached",
-        "handshake", "known", "max_message_size", "partial", "partial_limit", "peer", "policy", "port", "reason",
-        "refused", "routes", "scheduler", "stage", "told_blocked", "tracing", "withheld",
+        "_linked", "_paused_bytes", "alarmed", "amqp_stats", "broker", "buffers", "client", "closing", "consumer",
+        "detached", "handshake", "known", "max_message_size", "partial", "partial_limit", "peer", "policy", "port",
+        "reason", "refused", "routes", "scheduler", "stage", "told_blocked", "tracing", "withheld",
     )  # fmt: skip
 
     def __init__(self, port: Port, client: ClientConnection, peer: str, client_ip: str) -> None:
@@ -111,6 +111,8 @@ class SessionState(Exchange):
         self.routes: RouteTable = port.policy.routes("/")
         #: That of the publishes that came last, if they passed as one run.
         self.known: KnownRoute | None = None
+        #: The tag of the consumer whose deliveries came last as one run.
+        self.consumer = b""
         self.max_message_size = port.config.max_message_size
         self.client = client
         #: The client's address and port.

@@ -130,6 +130,14 @@ static PyObject *packed(Py_ssize_t count, PyObject **items)
     return tuple;
 }
 
+/* These bytes as an object: the one that is known, if it is equal. */
+static PyObject *known_or_new(PyObject *object, const struct buffer *known, const uint8_t *bytes, size_t size)
+{
+    if (known->size == size && memcmp(known->bytes, bytes, size) == 0)
+        return Py_NewRef(object);
+    return PyBytes_FromStringAndSize((const char *)bytes, (Py_ssize_t)size);
+}
+
 static PyObject *py_whole_publishes(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
@@ -150,9 +158,7 @@ static PyObject *py_whole_publishes(PyObject *module, PyObject *const *args, Py_
         write_traced(
             data.bytes, data.size, ids.bytes + from, least.bytes, least.size, (uint8_t *)PyBytes_AsString(traced)
         );
-    bool same = known.size == run.key_size && memcmp(known.bytes, data.bytes + run.key, run.key_size) == 0;
-    PyObject *key = same ? Py_NewRef(args[5])
-                         : PyBytes_FromStringAndSize((const char *)data.bytes + run.key, (Py_ssize_t)run.key_size);
+    PyObject *key = known_or_new(args[5], &known, data.bytes + run.key, run.key_size);
     PyObject *items[] = {PyLong_FromSize_t(run.count), PyLong_FromLong(run.channel), key, traced};
     return packed(4, items);
 }
@@ -173,6 +179,23 @@ static PyObject *py_whole_acks(PyObject *module, PyObject *const *args, Py_ssize
     return packed(3, items);
 }
 
+static PyObject *py_whole_deliveries(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    struct buffer data, known;
+    uint32_t limit;
+    struct deliveries run;
+    if (!arguments_are(count, 3) || !as_bytes(args[0], &data) || !as_limit(args[1], &limit) || !as_bytes(args[2], &known))
+        return NULL;
+    if (!whole_deliveries(data.bytes, data.size, limit, &run))
+        Py_RETURN_NONE;
+    PyObject *items[] = {
+        PyLong_FromLong(run.channel), PyLong_FromUnsignedLongLong(run.first), PyLong_FromUnsignedLongLong(run.last),
+        known_or_new(args[2], &known, data.bytes + run.key, run.key_size),
+    };
+    return packed(4, items);
+}
+
 /* -- the module ------------------------------------------------------------------------------------------------------ */
 
 static PyMethodDef functions[] = {
@@ -184,6 +207,8 @@ static PyMethodDef functions[] = {
      "whole_publishes(data, limit, ids, at, least, known)\n--\n\nOne run of publishes, with traces; None: it is not."},
     {"whole_acks", (PyCFunction)(void (*)(void))py_whole_acks, METH_FASTCALL,
      "whole_acks(data, limit)\n--\n\nOne run of acks; None: it is not."},
+    {"whole_deliveries", (PyCFunction)(void (*)(void))py_whole_deliveries, METH_FASTCALL,
+     "whole_deliveries(data, limit, known)\n--\n\nOne run of deliveries; None: it is not."},
     {NULL, NULL, 0, NULL},
 };
 

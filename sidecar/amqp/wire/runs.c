@@ -358,6 +358,17 @@ bool whole_acks(const uint8_t *bytes, size_t size, uint32_t limit, struct acks *
     return run->last > 0;
 }
 
+bool whole_deliveries(const uint8_t *bytes, size_t size, uint32_t limit, struct deliveries *run)
+{
+    struct unit unit;
+    if (!next_unit(bytes, size, 0, limit, true, &unit) || unit.kind != DELIVERIES || unit.end != size)
+        return false;
+    size_t key = ARGUMENTS + 1, key_size = bytes[ARGUMENTS];
+    uint64_t first = u64(bytes + key + key_size);
+    *run = (struct deliveries){unit.channel, first, first + unit.count - 1, key, key_size};
+    return true;
+}
+
 /* -- traces ---------------------------------------------------------------------------------------------------------- */
 
 /* The header frame of the publish at `at`, and its headers; where the publish ends. */

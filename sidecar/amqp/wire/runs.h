@@ -42,9 +42,18 @@ struct acks {
     uint64_t first, last;
 };
 
-/* Whether these bytes are one run of publishes, with traces or with room for them; or of acks, single ones and multiple. */
+/* A run of deliveries that is all there is, with tags from `first` to `last`; their consumer's tag begins at `key`. */
+struct deliveries {
+    uint16_t channel;
+    uint64_t first, last;
+    size_t key, key_size;
+};
+
+/* Whether these bytes are one run of publishes, with traces or with room for them; of acks, single ones and multiple; or
+ * of deliveries. */
 bool whole_publishes(const uint8_t *bytes, size_t size, uint32_t limit, struct publishes *run);
 bool whole_acks(const uint8_t *bytes, size_t size, uint32_t limit, struct acks *run);
+bool whole_deliveries(const uint8_t *bytes, size_t size, uint32_t limit, struct deliveries *run);
 
 /* How long a run of publishes is with a trace in each header; 0: it cannot have them. */
 size_t traced_size(const uint8_t *bytes, size_t size, uint32_t limit, size_t *count);

@@ -38,6 +38,9 @@ whole_publishes: Callable[[bytes, int, bytes, int, bytes, bytes], tuple[int, int
 #: (data, largest frame) → the channel, and the first and the last number of what is acknowledged; for first 0, all up
 #: to the last. None: the data is not acks of one channel, with ``multiple`` or without, that come to that.
 whole_acks: Callable[[bytes, int], tuple[int, int, int] | None] | None = None
+#: (data, largest frame, a tag) → the channel, the first and the last number of what is delivered, and the tag of the
+#: consumer (that very tag, if it is equal). None: the data is not one run of deliveries.
+whole_deliveries: Callable[[bytes, int, bytes], tuple[int, int, int, bytes] | None] | None = None
 
 _VARIABLE: Final = "SIDECAR_SCANNER"
 
@@ -49,6 +52,7 @@ if _wanted != "python":
         from sidecar.amqp.wire._runs import add_traces as _add_traces
         from sidecar.amqp.wire._runs import cut as _cut
         from sidecar.amqp.wire._runs import whole_acks as _whole_acks
+        from sidecar.amqp.wire._runs import whole_deliveries as _whole_deliveries
         from sidecar.amqp.wire._runs import whole_publishes as _whole_publishes
     except ImportError:  # it was not built
         if _wanted == "c":
@@ -58,6 +62,7 @@ if _wanted != "python":
         add_traces = _add_traces
         whole_publishes = _whole_publishes
         whole_acks = _whole_acks
+        whole_deliveries = _whole_deliveries
 
 
 def frames(data: bytes, start: int, end: int) -> list[tuple[int, int, int, int]]:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.amqp.flow import tracing
-from sidecar.amqp.relay import forward
+from sidecar.amqp.relay import whole_reads
 from sidecar.amqp.wire import frames, runs
 from sidecar.core.amqp_settings import AmqpHold, AmqpPublish, AmqpQueue
 from support.amqp import (
@@ -45,7 +45,8 @@ def module() -> ModuleType:
 def found_by(module: ModuleType | None) -> Iterator[None]:
     """Runs are found by that, or by nobody."""
     rooms: list[tuple[Any, str]] = [
-        (frames, "cut"), (runs, "cut"), (tracing, "add_traces"), (tracing, "whole_publishes"), (forward, "whole_acks"),
+        (frames, "cut"), (runs, "cut"), (tracing, "add_traces"), (tracing, "whole_publishes"),
+        (whole_reads, "whole_acks"), (whole_reads, "whole_deliveries"),
     ]  # fmt: skip
     before = [vars(room)[name] for room, name in rooms]
     for room, name in rooms:
@@ -256,7 +257,7 @@ def test_what_is_one_run_and_may_pass_is_taken_at_once(module: ModuleType, said:
         client.says(publish(1, "k"))  # from now on there are random bytes for traces
         assert broker.heard()
         (session,) = stage.listener.sessions
-        assert forward.pass_publishes(session, said) == taken
+        assert whole_reads.pass_to_broker(session, said) == taken
         assert bool(broker.heard()) == taken
         stage.over()
 
@@ -294,7 +295,7 @@ def test_nothing_is_taken_at_once_between_a_publish_and_its_rest(module: ModuleT
         whole = publish(1, "k", b"hello")
         client.says(whole[:-1])
         (session,) = stage.listener.sessions
-        assert not forward.pass_publishes(session, publish(1, "k"))
+        assert not whole_reads.pass_to_broker(session, publish(1, "k"))
         client.says(whole[-1:] + publish(2, "k")[:25])
         broker.gets(whole)
         client.says(publish(2, "k")[25:] + publish(1, "k"))
@@ -325,7 +326,7 @@ def test_confirms_that_may_pass_are_taken_at_once(module: ModuleType, said: byte
         client.says(publish(1, "k") * 5)
         (session,) = stage.listener.sessions
         assert session.broker is not None
-        assert forward.pass_confirms(session, session.broker, said) == taken
+        assert whole_reads.pass_to_client(session, session.broker, said) == taken
         assert client.heard() == (said if taken else b"")
         stage.over()
 
