@@ -106,7 +106,8 @@ class Confirms:
     def front(self, first: int, last: int) -> Publish | None:
         """What the answers to the numbers from ``first`` to ``last`` are for, if that is the oldest of all without an
         answer, and a shared one; ``None`` otherwise, and for numbers never used."""
-        found = self._waiting.front(first, last)
+        waiting = self._waiting
+        found = waiting.front() if waiting.at_front(first, last) else None
         return found if isinstance(found, Publish) and found.shared else None
 
     def answer_front(self, last: int) -> int:

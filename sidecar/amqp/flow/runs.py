@@ -22,7 +22,8 @@ class Runs:
         #: How many numbers there are.
         self.count = 0
         #: First and last number of each range, in order, and its note. A range whose last number is below its first is
-        #: empty. There is none before the one at ``_head`` that is not; ``_empty`` of those behind it are.
+        #: empty. There is none before the one at ``_head`` that is not; ``_empty`` of those behind it are. Where there
+        #: are no numbers, there may be one range for those that come next, which is not counted as empty.
         self._firsts: list[int] = []
         self._lasts: list[int] = []
         self._notes: list[object] = []
@@ -34,6 +35,12 @@ class Runs:
         runs side by side share; each other one begins a range."""
         lasts = self._lasts
         more = last - first + 1
+        if lasts and not self.count:
+            self._firsts[0] = first
+            lasts[0] = last
+            self._notes[0] = note
+            self.count = more
+            return more
         if lasts and first <= lasts[-1]:
             return self._put_between(first, last, note)
         self.count += more
@@ -46,7 +53,8 @@ class Runs:
         return more
 
     def note_at(self, last: int) -> object:
-        """The note of the newest range, if ``last`` is its last number; ``None``: it is not, or there is none."""
+        """The note of the newest range, if ``last`` is its last number (which may have been taken from the front
+        meanwhile); ``None``: it is not, or there is none."""
         lasts = self._lasts
         return self._notes[-1] if lasts and lasts[-1] == last else None
 
@@ -55,24 +63,24 @@ class Runs:
         self._lasts[-1] += count
         self.count += count
 
-    def front(self, first: int, last: int) -> object:
-        """The note of the lowest range, if what there is of the numbers from ``first`` to ``last`` is the beginning of
-        that, or all of it; ``None`` otherwise."""
+    def at_front(self, first: int, last: int) -> bool:
+        """Whether what there is of the numbers from ``first`` to ``last`` is the beginning of the lowest range, or all
+        of it."""
         head = self._head
-        if head == len(self._firsts) or not first <= self._firsts[head] <= last <= self._lasts[head]:
-            return None
-        return self._notes[head]
+        return head < len(self._firsts) and first <= self._firsts[head] <= last <= self._lasts[head]
+
+    def front(self) -> object:
+        """The note of the lowest range; there is one."""
+        return self._notes[self._head]
 
     def take_front(self, last: int) -> int:
-        """Take those out up to ``last``, of which that is so (:meth:`front`); return how many they are."""
+        """Take those out up to ``last``, of which that is so (:meth:`at_front`); return how many they are."""
         head = self._head
-        first = self._firsts[head]
-        taken = last - first + 1
+        firsts = self._firsts
+        taken = last + 1 - firsts[head]
         self.count -= taken
-        if last < self._lasts[head]:
-            self._firsts[head] = last + 1
-        else:
-            self._lasts[head] = first - 1
+        firsts[head] = last + 1
+        if last == self._lasts[head] and len(firsts) > 1:  # else it is there for those that come next, and its note
             self._notes[head] = None
             self._empty += 1
             self._clear_up()
@@ -125,7 +133,7 @@ class Runs:
     def first(self) -> tuple[int, object] | None:
         """The lowest number and its note; ``None``: there is none."""
         head = self._head
-        return None if head == len(self._firsts) else (self._firsts[head], self._notes[head])
+        return (self._firsts[head], self._notes[head]) if self.count else None
 
     def last(self) -> int:
         """The highest number; 0: there is none."""

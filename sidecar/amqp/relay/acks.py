@@ -55,6 +55,14 @@ class Unacked:
             found += [note] * (end - begin + 1)
         return found
 
+    def settled_front(self, first: int, last: int) -> int:
+        """The same if what there is of these are the oldest of all, with consecutive tags and no notes: how many they
+        are. 0: it is not, and nothing is settled."""
+        tags = self._tags
+        if not tags.at_front(first, last) or tags.front() is not None:
+            return 0
+        return tags.take_front(last)
+
     def last(self) -> int:
         """The newest; 0: there is none."""
         return self._tags.last()
@@ -119,7 +127,11 @@ def acked(session: SessionState, channel: Channel, first: int, last: int) -> boo
     return whether it was taken."""
     if channel.offset or (not first and channel.paused and last >= channel.paused[0].tag):
         return False
-    _noted(session, channel.unacked.settled_run(first, last), True)
+    settled = channel.unacked.settled_front(first, last)
+    if settled:
+        session.amqp_stats.unacked -= settled
+    else:
+        _noted(session, channel.unacked.settled_run(first, last), True)
     return True
 
 

@@ -16,6 +16,20 @@ def test_what_is_side_by_side_is_one() -> None:
     assert (runs.count, runs.first(), runs.last()) == (5, (5, None), 9)
 
 
+def test_a_place_and_its_note_stay_for_what_comes_next() -> None:
+    runs = Runs()
+    runs.put(1, 3, "a")
+    assert runs.take_front(3) == 3
+    assert (runs.count, runs.first(), runs.last(), runs.all()) == (0, None, 0, [])
+    assert not runs.at_front(1, 4)
+    assert runs.note_at(3) == "a"
+    runs.extend(2)
+    assert runs.all() == [(4, 5, "a")]
+    assert runs.take_front(5) == 2
+    assert runs.put(2, 6) == 5
+    assert runs.all() == [(2, 6, None)]
+
+
 def test_notes_are_kept_apart() -> None:
     runs = Runs()
     runs.put(1, 3, "a")
@@ -81,17 +95,16 @@ def test_as_a_plain_dictionary(steps: list[tuple[str, int, int]]) -> None:
             first = min(model, default=0) + at % 2 - 1
             last = first + more
             of_all = [one for one in sorted(model) if first <= one <= last]
-            (lowest, *_) = [*runs.all(), (0, 0, None)]
-            note = runs.front(first, last)
-            if note is not None:
-                assert first <= lowest[0] <= last <= lowest[1]
-                assert note == lowest[2]
+            (lowest, *_) = [*runs.all(), (0, -1, None)]
+            assert runs.at_front(first, last) == (first <= lowest[0] <= last <= lowest[1])
+            if runs.at_front(first, last):
+                assert runs.front() == lowest[2]
                 assert runs.take_front(last) == len(of_all)
-                assert {model.pop(one) for one in of_all} == {note}
+                assert {model.pop(one) for one in of_all} == {lowest[2]}
         elif what == "more":
             note = runs.note_at(highest)
             if note is not None:
-                assert note == model[highest]
+                assert note == model.get(highest, note if not model else None)
                 runs.extend(more + 1)
                 model.update(dict.fromkeys(range(highest + 1, highest + more + 2), note))
                 highest += more + 1

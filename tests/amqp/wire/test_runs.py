@@ -59,6 +59,32 @@ def test_acks_that_are_all_there_is_come_to_a_range(
     compare(module, data)
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (deliver(1, "c", 4, b"x"), (1, 4, 4, b"c")),
+        (deliver(3, "other", 4, b"") + deliver(3, "other", 5, b"x" * 40), (3, 4, 5, b"other")),
+        (deliver(1, "", 2**64 - 1, b"x"), (1, 2**64 - 1, 2**64 - 1, b"")),
+        (deliver(1, "c", 2**64 - 1, b"x") + deliver(1, "c", 0, b"x"), None),
+        (deliver(1, "c", 0, b"x"), None),
+        (deliver(1, "c", 4, b"x") + deliver(1, "c", 6, b"x"), None),
+        (deliver(1, "c", 4, b"x") + deliver(1, "d", 5, b"x"), None),
+        (deliver(1, "c", 4, b"x") + deliver(2, "c", 5, b"x"), None),
+        (deliver(1, "c", 4, b"") + frame(3, 1, b""), None),
+        (deliver(1, "c", 4, b"x") + ack(1, 1), None),
+        (deliver(1, "c", 4, b"x") + HEARTBEAT, None),
+        (deliver(1, "c", 4, b"x")[:-1], None),
+        (publish(1, "k", b"x"), None),
+        (b"", None),
+    ],
+)
+def test_deliveries_that_are_all_there_is_come_to_a_range(
+    module: ModuleType, data: bytes, said: tuple[int, int, int, bytes] | None
+) -> None:
+    assert module.whole_deliveries(data, LIMIT, b"c") == said
+    compare(module, data)
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=6))
 def test_of_any_acks_both_say_the_same(module: ModuleType, said: list[tuple[int, bool]]) -> None:
     compare(module, b"".join([ack(1, tag, multiple) for tag, multiple in said]))
@@ -170,6 +196,7 @@ def test_calls_leave_nothing_behind(module: ModuleType) -> None:
             for data in corpus:
                 module.whole_publishes(data, LIMIT, bytes(999), 0, b"g", b"")
                 module.whole_acks(data, LIMIT)
+                module.whole_deliveries(data, LIMIT, b"c")
                 for unit in module.cut(data, 0, len(data), LIMIT, True):
                     if unit[0] & 0xFF == runs.PUBLISHES:
                         module.add_traces(data, unit[2], unit[3], LIMIT, bytes(999), 0, b"g")
@@ -203,6 +230,10 @@ def test_calls_with_anything_else_are_errors(module: ModuleType) -> None:
         lambda: module.whole_acks(b""),
         lambda: module.whole_acks("", 0),
         lambda: module.whole_acks(b"", b""),
+        lambda: module.whole_deliveries(b"", 0),
+        lambda: module.whole_deliveries("", 0, b""),
+        lambda: module.whole_deliveries(b"", None, b""),
+        lambda: module.whole_deliveries(b"", 0, ""),
     ]
     for call in calls:
         with pytest.raises(TypeError):
@@ -221,7 +252,8 @@ def test_calls_with_anything_else_are_errors(module: ModuleType) -> None:
 def test_which_one_is_used_can_be_said(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
     monkeypatch.setenv("SIDECAR_SCANNER", "python")
     chosen = runpy.run_path(runs.__file__)
-    assert [chosen[name] for name in ("cut", "add_traces", "whole_publishes", "whole_acks")] == [None] * 4
+    names = ("cut", "add_traces", "whole_publishes", "whole_acks", "whole_deliveries")
+    assert [chosen[name] for name in names] == [None] * 5
     monkeypatch.setenv("SIDECAR_SCANNER", "rust")
     with pytest.raises(ValueError, match="'rust'; it may be 'c' or 'python'"):
         runpy.run_path(runs.__file__)

@@ -30,8 +30,10 @@ int main(void)
                 write_traced(data + at, unit.end - at, ids, data, 0, out);
         struct publishes publishes;
         struct acks acks;
+        struct deliveries deliveries;
         whole_publishes(data, size, 1 << 30, &publishes);
         whole_acks(data, size, 1 << 30, &acks);
+        whole_deliveries(data, size, 1 << 30, &deliveries);
         printf("%lu\n", blocks);
     }
     return 0;

@@ -63,6 +63,10 @@ static unsigned long cut(const uint8_t *bytes, size_t size, uint8_t *alone, uint
     }
     struct acks acks;
     whole_acks(bytes, size, 4096, &acks);
+    struct deliveries deliveries;
+    if (whole_deliveries(bytes, size, 4096, &deliveries) &&
+        (deliveries.key > size || deliveries.key_size > size - deliveries.key || deliveries.first > deliveries.last))
+        abort();
     return units;
 }
 

@@ -133,41 +133,81 @@ def compare_whole(module: ModuleType, data: bytes, units: list[Frame], limit: in
             assert module.whole_publishes(data, limit, ids, 1, least, found[2])[2] is found[2]
             assert (found[3] is data) == (had is not None)
     assert module.whole_acks(data, limit) == acks(data, limit)
+    said = module.whole_deliveries(data, limit, b"c")
+    assert said == deliveries(data, limit)
+    if said is not None:
+        assert module.whole_deliveries(data, limit, said[3])[3] is said[3]
 
 
-def all_traced(data: bytes, limit: int) -> tuple[int, int, bytes, bytes] | None:
-    """What is to be said of it if it is publishes alike that have a trace each."""
+def whole_messages(data: bytes, limit: int, of_method: bytes) -> list[list[Frame]]:
+    """The frames of each message, if that is all there is, on one channel: that method, a header, and no more bodies
+    than there have to be."""
     found: list[list[Frame]] = []
     for each in frames(data, limit):
         if each[0] == 1:
             found.append([])
         if not found:
-            return None
+            return []
         found[-1].append(each)
+    if not found or found[-1][-1][3] != len(data):
+        return []
+    for parts in found:
+        begin, after = parts[0][2:]
+        kinds = [part[0] for part in parts]
+        if kinds != [1, 2, *[3] * (len(parts) - 2)] or {part[1] for part in parts} != {found[0][0][1]}:
+            return []
+        head = parts[1]
+        sizes = [part[3] - part[2] - 8 for part in parts[2:]]
+        if after - begin < 12 or data[begin + 7 : begin + 11] != of_method or head[3] - head[2] < content.FLAGS + 3:
+            return []
+        try:
+            left = content.body_size(data, head[2]) - sum(sizes)
+        except AmqpError:
+            return []
+        if left or (sizes and not sizes[-1]):
+            return []
+    return found
+
+
+def all_traced(data: bytes, limit: int) -> tuple[int, int, bytes, bytes] | None:
+    """What is to be said of it if it is publishes alike that have a trace each."""
+    found = whole_messages(data, limit, b"\0\x3c\0\x28")
     keys = set()
     for parts in found:
         begin, end = parts[0][2:]
-        kinds = [part[0] for part in parts]
-        if kinds != [1, 2, *[3] * (len(parts) - 2)] or data[begin + 7 : begin + 11] != b"\0\x3c\0\x28":
-            return None
         key, head = data[begin + 13 : end - 2], parts[1]
         try:
-            fits = content.body_size(data, head[2]) == sum(part[3] - part[2] - 8 for part in parts[2:])
             second, more = key[0] + 1, data[head[2] + content.FLAGS + 1] & 1
-            if not fits or more or second >= len(key) or second + 1 + key[second] != len(key):
+            if more or second >= len(key) or second + 1 + key[second] != len(key):
                 return None
             at = content.place(data, head[2], head[3], HEADERS)
             if at < 0 or find(data, at, table_end(data, at, head[3] - 1), content.TRACEPARENT[1:]) < 0:
                 return None
         except (AmqpError, IndexError):
             return None
-        keys.add((parts[0][1], key))
-        if {part[1] for part in parts} != {parts[0][1]}:
+        keys.add(key)
+    return (len(found), found[0][0][1], keys.pop(), data) if len(keys) == 1 else None
+
+
+def deliveries(data: bytes, limit: int) -> tuple[int, int, int, bytes] | None:
+    """What is to be said of it if it is deliveries to one consumer with consecutive tags: channel, tags, consumer."""
+    found = whole_messages(data, limit, b"\0\x3c\0\x3c")
+    tags = []
+    consumers = set()
+    for parts in found:
+        arguments = Arguments(data, *parts[0][2:])
+        try:
+            consumers.add(arguments.short_bytes())
+            tags.append(arguments.u64())
+            arguments.skip(1)
+            arguments.short_bytes(), arguments.short_bytes()
+        except AmqpError:
             return None
-    if len(keys) != 1 or found[-1][-1][3] != len(data):
+        if arguments.pos != parts[0][3] - 1:
+            return None
+    if len(consumers) != 1 or not tags[0] or tags != list(range(tags[0], tags[0] + len(tags))):
         return None
-    ((channel, key),) = keys
-    return len(found), channel, key, data
+    return found[0][0][1], tags[0], tags[-1], consumers.pop()
 
 
 def acks(data: bytes, limit: int) -> tuple[int, int, int] | None:
