@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp.flow import tracing
-from sidecar.amqp.relay import whole_reads
-from sidecar.amqp.wire import frames, runs
 from sidecar.core.amqp_settings import AmqpHold, AmqpPublish, AmqpQueue
 from support.amqp import (
     HEARTBEAT,
@@ -34,28 +28,12 @@ from support.amqp import (
 )
 from support.examples import examples
 from support.scanner.build import AMQP, extension
+from support.scanner.runs_by import found_by
 
 
 @pytest.fixture(scope="module")
 def module() -> ModuleType:
     return extension(folder=AMQP, name="runs")
-
-
-@contextmanager
-def found_by(module: ModuleType | None) -> Iterator[None]:
-    """Runs are found by that, or by nobody."""
-    rooms: list[tuple[Any, str]] = [
-        (frames, "cut"), (runs, "cut"), (tracing, "add_traces"), (tracing, "whole_publishes"),
-        (whole_reads, "whole_acks"), (whole_reads, "whole_deliveries"),
-    ]  # fmt: skip
-    before = [vars(room)[name] for room, name in rooms]
-    for room, name in rooms:
-        vars(room)[name] = None if module is None else getattr(module, name)
-    try:
-        yield
-    finally:
-        for (room, name), old in zip(rooms, before, strict=True):
-            vars(room)[name] = old
 
 
 _COUNTERS = ["name", "published", "forwarded", "confirmed", "nacked", "nacked_here", "returned", "held", "dropped"]
@@ -233,47 +211,6 @@ def test_runs_of_one_moment_are_remembered_as_one(module: ModuleType) -> None:
         stage.over()
 
 
-@pytest.mark.parametrize(
-    ("said", "taken"),
-    [
-        (publish(1, "k") * 3, True),
-        (publish(1, "k", properties=headers(traceparent="00-" + "1" * 52)) * 3, True),
-        (publish(1, "k", properties=headers(traceparent="00-" + "1" * 52)) + publish(1, "k"), False),
-        (publish(1, "k", properties=headers(a=headers(traceparent="00-" + "1" * 52))), False),
-        (publish(1, "k", properties=headers(b3="0")), False),
-        (publish(1, "k") + publish(1, "l"), False),
-        (publish(2, "k"), False),
-        (publish(1, "k", exchange="slow") * 3, False),
-        (publish(1, "k", b"x" * 3000), False),
-        (ack(1, 1), False),
-        (HEARTBEAT, False),
-        (publish(1, "k")[:-1], False),
-    ],
-)
-def test_what_is_one_run_and_may_pass_is_taken_at_once(module: ModuleType, said: bytes, taken: bool) -> None:
-    with found_by(module):
-        stage = Stage(publish=(AmqpPublish(exchange="slow", rate=2.0, burst=2),), max_message_size=2000)
-        client, broker = stage.open(1, confirms=True)
-        client.says(publish(1, "k"))  # from now on there are random bytes for traces
-        assert broker.heard()
-        (session,) = stage.listener.sessions
-        assert whole_reads.pass_to_broker(session, said) == taken
-        assert bool(broker.heard()) == taken
-        stage.over()
-
-
-def test_publishes_that_have_a_trace_pass_as_they_are(module: ModuleType) -> None:
-    with found_by(module):
-        stage = Stage()
-        client, broker = stage.open(1, confirms=True)
-        said = publish(1, "k", b"x", properties=headers(a=1, traceparent="00-" + "1" * 52)) * 5
-        client.says(said)
-        broker.gets(said)
-        client.says(publish(1, "k") * 3)
-        assert broker.heard().count(b"traceparent") == 3
-        stage.over()
-
-
 def test_another_limit_counts_from_the_next_reading_on(module: ModuleType) -> None:
     with found_by(module):
         stage = Stage()
@@ -285,49 +222,6 @@ def test_another_limit_counts_from_the_next_reading_on(module: ModuleType) -> No
         stage.listener.configure(replace(stage.config, publish=(slow,)), None)
         client.says(publish(1, "k") * 4)
         assert broker.heard().count(b"traceparent") == 1
-        stage.over()
-
-
-def test_nothing_is_taken_at_once_between_a_publish_and_its_rest(module: ModuleType) -> None:
-    with found_by(module):
-        stage = Stage()
-        client, broker = stage.open(1, 2)
-        whole = publish(1, "k", b"hello")
-        client.says(whole[:-1])
-        (session,) = stage.listener.sessions
-        assert not whole_reads.pass_to_broker(session, publish(1, "k"))
-        client.says(whole[-1:] + publish(2, "k")[:25])
-        broker.gets(whole)
-        client.says(publish(2, "k")[25:] + publish(1, "k"))
-        broker.gets(publish(2, "k"), publish(1, "k"))
-        stage.over()
-
-
-@pytest.mark.parametrize(
-    ("said", "taken"),
-    [
-        (ack(1, 1), True),
-        (ack(1, 3, True), True),
-        (ack(1, 2), True),
-        (ack(1, 2) + ack(1, 3), True),
-        (ack(1, 2) + ack(1, 3, True), True),
-        (ack(1, 9), True),
-        (ack(1, 9, True), False),
-        (ack(1, 0, True), False),
-        (ack(2, 1), False),
-        (nack(1, 1), False),
-        (HEARTBEAT, False),
-    ],
-)
-def test_confirms_that_may_pass_are_taken_at_once(module: ModuleType, said: bytes, taken: bool) -> None:
-    with found_by(module):
-        stage = Stage()
-        client, _ = stage.open(1, confirms=True)
-        client.says(publish(1, "k") * 5)
-        (session,) = stage.listener.sessions
-        assert session.broker is not None
-        assert whole_reads.pass_to_client(session, session.broker, said) == taken
-        assert client.heard() == (said if taken else b"")
         stage.over()
 
 
