@@ -73,7 +73,6 @@ HOT_PATH = [
     "sidecar/amqp/relay/publishing.py",
     "sidecar/amqp/relay/session.py",
     "sidecar/amqp/relay/session_state.py",
-    "sidecar/amqp/relay/whole_reads.py",
     "sidecar/amqp/replay/backoff.py",
     "sidecar/amqp/replay/cursor.py",
     "sidecar/amqp/replay/deferred.py",

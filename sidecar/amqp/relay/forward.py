@@ -3,7 +3,9 @@
 Frames side by side that pass as they are stay one slice of what was read; only what is changed, held or dropped cuts
 it. A publish (method, header and bodies on one channel) goes on only once it is whole; with a spool, so does what the
 broker sends.
-Readings that are nothing but one run come here only if they cannot pass as that (whole_reads.py).
+
+With many connections a reading has few messages, and what counts is what it costs by itself. So one that is nothing but
+a run is told by a single call into C, and passes without what a mixture needs, if that is sure to be right for it all.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from sidecar.amqp.flow.policy import KnownRoute
 from sidecar.amqp.relay import answers, control
 from sidecar.amqp.relay.acks import acked, settle
 from sidecar.amqp.relay.channel import Channel
+from sidecar.amqp.relay.connections import OPEN
 from sidecar.amqp.relay.publishing import size_at
 from sidecar.amqp.wire import content, runs
 from sidecar.amqp.wire.constants import (
@@ -30,16 +34,69 @@ from sidecar.amqp.wire.constants import (
     AmqpError,
 )
 from sidecar.amqp.wire.methods import method_of, settlement
-from sidecar.amqp.wire.runs import ACKS, COUNT, DELIVERIES, KIND, PUBLISHES
+from sidecar.amqp.wire.runs import ACK_SIZE, ACKS, COUNT, DELIVERIES, KIND, PUBLISHES, whole_numbers
 from sidecar.amqp.wire.splice import Splice
 
 if TYPE_CHECKING:
+    from sidecar.amqp.relay.connections import BrokerConnection
     from sidecar.amqp.relay.session import Session
 
 #: What a client says of deliveries.
 _SETTLING: Final = frozenset({BASIC_ACK, BASIC_NACK, BASIC_REJECT})
 
+#: Where a method's number has its last octet, and what that is: enough to guess by. No run is shorter than an ack.
+_METHOD_AT: Final = 10
+_PUBLISH: Final = BASIC_PUBLISH & 0xFF
+
 _u64: Final = Struct(">Q").unpack_from
+
+
+def pass_to_broker(session: Session, data: bytes) -> bool:
+    """Take what has come from the client, if it is one run of publishes or acks that may pass on at once."""
+    client = session.client
+    reader = client.reader
+    if len(data) < ACK_SIZE or client.state != OPEN or not reader.between_frames:
+        return False
+    if session.detached or session.lifecycle.close_frame:
+        return False
+    if data[_METHOD_AT] == _PUBLISH:
+        return not session.buffers and _pass_publishes(session, data, reader.limit)
+    found_by = whole_numbers
+    run = None if found_by is None else found_by(data, reader.limit, b"")
+    if run is None:
+        return False
+    number, first, last, consumer = run
+    channel = _ready(session, number)
+    if consumer is not None or channel is None or not acked(session, channel, first, last):
+        return False
+    session.touched = session.listener.clock()
+    session.broker_publish(data)
+    return True
+
+
+def _pass_publishes(session: Session, data: bytes, limit: int) -> bool:
+    known = session.known
+    run = session.tracing.whole_run(data, limit, b"" if known is None else known.key)
+    if run is None:
+        return False
+    count, number, key, traced = run
+    channel = _ready(session, number)
+    if channel is None:
+        return False
+    if known is None or known.key is not key or known.version != session.policy.version:
+        session.known = known = KnownRoute(key, session.routes.find(key), session.policy.version)
+    now = session.listener.clock()
+    if not channel.path.pass_whole(known.route, len(data), count, 0 if traced is data else count, now):
+        return False
+    session.touched = now
+    session.broker_publish(traced)
+    return True
+
+
+def _ready(session: Session, number: int) -> Channel | None:
+    """That channel, if nothing waits on it, and the client is not in the middle of a publish."""
+    channel = session.channels.get(number)
+    return None if channel is None or channel.pending is not None or channel.publish.route is not None else channel
 
 
 def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
@@ -91,7 +148,7 @@ class _FromClient:
         channel = self.session.channels.get(number)
         if self.opened is not None and channel is not self.opened:
             self._set_aside(self.opened, start)
-        if channel is None or channel.pending is not None or channel.publish.route is not None:
+        if _ready(self.session, number) is None or channel is None:
             return False
         data = self.splice.data
         count = kind >> COUNT
@@ -188,17 +245,30 @@ class _FromClient:
                 session.broker_publish(out)
 
 
-def take_pending(session: Session, channel: Channel) -> None:
-    """Take what has waited on a channel, as if it had just been read. Raises :class:`AmqpError`."""
-    pending = session.pending_frames.forget(channel)
-    frames: list[tuple[int, int, int, int]] = []
-    start = 0
-    for frame in pending:
-        end = start + len(frame)
-        frames.append((frame[0], frame[1] << 8 | frame[2], start, end))
-        start = end
-    if frames:
-        from_client(session, b"".join(pending), frames)
+def pass_to_client(session: Session, broker: BrokerConnection, data: bytes) -> bool:
+    """Take what has come from the broker, if it is one run of deliveries or confirms that may pass on as it came."""
+    reader = broker.reader
+    found_by = whole_numbers
+    if len(data) < ACK_SIZE or found_by is None or not reader.between_frames:
+        return False
+    run = found_by(data, reader.limit, session.consumer)
+    if run is None:
+        return False
+    number, first, last, consumer = run
+    channel = session.channels.get(number)
+    if channel is None or channel.incoming is not None or channel.passing:
+        return False
+    if session.refused and number in session.refused:
+        return False
+    if consumer is not None:
+        session.consumer = consumer
+        passes = session.consumer_pause.deliver_run(channel, consumer, first, last)
+    else:
+        passes = channel.path.acked(first, last) if first else channel.path.acked_up_to(last)
+    if passes:
+        channel.delivery = None
+        session.client_write(data)
+    return passes
 
 
 def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
@@ -301,8 +371,10 @@ class _FromBroker:
                 channel.passing -= end - start - FRAME_OVERHEAD
             elif kind == HEADER:
                 channel.passing = content.body_size(data, start)
-                if channel.delivery is not None:
-                    _describe(session, channel, data, start, end)
+                note = channel.delivery
+                if note is not None:  # it is to be a span
+                    channel.delivery = None
+                    note.take_header(session.tracing, data, start, end)
             return
         if new is not None:
             splice.replace(start, end, new)
@@ -319,14 +391,6 @@ class _FromBroker:
             self._leave(self._opened, self.end)
         self.splice.until(self.end)
         self.session.client_write(self.splice.take())
-
-
-def _describe(session: Session, channel: Channel, data: bytes, start: int, end: int) -> None:
-    """The header of a delivery that is to be a span, or of what else is."""
-    note = channel.delivery
-    channel.delivery = None
-    if note is not None:
-        note.take_header(session.tracing, data, start, end)
 
 
 def _answer(session: Session, channel: Channel, splice: Splice, method: int, start: int, end: int) -> bytes | None:

@@ -1,7 +1,7 @@
 """A session: one client's connection, its connection to a broker, and what belongs to both.
 
 How it begins is in opening.py, how it ends in lifecycle.py, what there is without a broker in broker_side.py;
-forward.py takes the frames, whole_reads.py what is one run; channel.py knows a channel.
+forward.py takes the frames, channel.py knows a channel.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.relay import forward, whole_reads
+from sidecar.amqp.relay import forward
 from sidecar.amqp.relay.broker_side import Attached, BrokerSide
 from sidecar.amqp.relay.channel import Channel, PendingFrames
 from sidecar.amqp.relay.connections import HOLD_FULL, OPEN, BrokerConnection, ClientConnection
@@ -82,7 +82,7 @@ class Session(SessionState):
         """Bytes came."""
         self.count_in(len(data))
         try:
-            if self.stage == RUNNING and whole_reads.pass_to_broker(self, data):
+            if self.stage == RUNNING and forward.pass_to_broker(self, data):
                 return
             if self.lifecycle.close_frame:
                 pass  # nothing may follow a close (§2.2.4)
@@ -117,7 +117,7 @@ class Session(SessionState):
             return
         if broker is not self.broker or self.phase == ENDED:
             return
-        if self.stage == RUNNING and whole_reads.pass_to_client(self, broker, data):
+        if self.stage == RUNNING and forward.pass_to_client(self, broker, data):
             return
         reader = broker.reader
         frames = reader.feed(data, self.stage == RUNNING)
@@ -187,12 +187,24 @@ class Session(SessionState):
         channel = self.channels.get(number)
         if channel is not None and channel.path is sender and channel.pending is not None:
             try:
-                forward.take_pending(self, channel)
+                self._take_pending(channel)
             except AmqpError as error:
                 self.lifecycle.fail(error)
         self.lifecycle.go_on_closing()
         if self.detached:
             self.side.answer()
+
+    def _take_pending(self, channel: Channel) -> None:
+        """Take what has waited on a channel, as if it had just been read. Raises :class:`AmqpError`."""
+        pending = self.pending_frames.forget(channel)
+        frames: list[tuple[int, int, int, int]] = []
+        start = 0
+        for frame in pending:
+            end = start + len(frame)
+            frames.append((frame[0], frame[1] << 8 | frame[2], start, end))
+            start = end
+        if frames:
+            forward.from_client(self, b"".join(pending), frames)
 
     # -- channels and consumers ----------------------------------------------------------------------------------------
 

@@ -163,35 +163,27 @@ static PyObject *py_whole_publishes(PyObject *module, PyObject *const *args, Py_
     return packed(4, items);
 }
 
-static PyObject *py_whole_acks(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    (void)module;
-    struct buffer data;
-    uint32_t limit;
-    struct acks run;
-    if (!arguments_are(count, 2) || !as_bytes(args[0], &data) || !as_limit(args[1], &limit))
-        return NULL;
-    if (!whole_acks(data.bytes, data.size, limit, &run))
-        Py_RETURN_NONE;
-    PyObject *items[] = {
-        PyLong_FromLong(run.channel), PyLong_FromUnsignedLongLong(run.first), PyLong_FromUnsignedLongLong(run.last),
-    };
-    return packed(3, items);
-}
-
-static PyObject *py_whole_deliveries(PyObject *module, PyObject *const *args, Py_ssize_t count)
+static PyObject *py_whole_numbers(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
     struct buffer data, known;
     uint32_t limit;
     struct deliveries run;
+    struct acks acks;
     if (!arguments_are(count, 3) || !as_bytes(args[0], &data) || !as_limit(args[1], &limit) || !as_bytes(args[2], &known))
         return NULL;
-    if (!whole_deliveries(data.bytes, data.size, limit, &run))
+    PyObject *consumer;
+    if (whole_acks(data.bytes, data.size, limit, &acks)) {
+        run = (struct deliveries){.channel = acks.channel, .first = acks.first, .last = acks.last};
+        consumer = Py_NewRef(Py_None);
+    } else if (whole_deliveries(data.bytes, data.size, limit, &run)) {
+        consumer = known_or_new(args[2], &known, data.bytes + run.key, run.key_size);
+    } else {
         Py_RETURN_NONE;
+    }
     PyObject *items[] = {
         PyLong_FromLong(run.channel), PyLong_FromUnsignedLongLong(run.first), PyLong_FromUnsignedLongLong(run.last),
-        known_or_new(args[2], &known, data.bytes + run.key, run.key_size),
+        consumer,
     };
     return packed(4, items);
 }
@@ -205,10 +197,8 @@ static PyMethodDef functions[] = {
      "add_traces(data, start, end, limit, ids, at, least)\n--\n\nA run of publishes with a trace in each; None: no."},
     {"whole_publishes", (PyCFunction)(void (*)(void))py_whole_publishes, METH_FASTCALL,
      "whole_publishes(data, limit, ids, at, least, known)\n--\n\nOne run of publishes, with traces; None: it is not."},
-    {"whole_acks", (PyCFunction)(void (*)(void))py_whole_acks, METH_FASTCALL,
-     "whole_acks(data, limit)\n--\n\nOne run of acks; None: it is not."},
-    {"whole_deliveries", (PyCFunction)(void (*)(void))py_whole_deliveries, METH_FASTCALL,
-     "whole_deliveries(data, limit, known)\n--\n\nOne run of deliveries; None: it is not."},
+    {"whole_numbers", (PyCFunction)(void (*)(void))py_whole_numbers, METH_FASTCALL,
+     "whole_numbers(data, limit, known)\n--\n\nOne run of acks or deliveries; None: it is not."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -35,12 +35,11 @@ add_traces: Callable[[bytes, int, int, int, bytes, int, bytes], bytes | None] | 
 #: trace in each header; that is the data itself, if each has one (``traceparent``). None: the data is not one run of
 #: publishes, only some have a trace, one would be too long with it, or there are too few random bytes.
 whole_publishes: Callable[[bytes, int, bytes, int, bytes, bytes], tuple[int, int, bytes, bytes] | None] | None = None
-#: (data, largest frame) → the channel, and the first and the last number of what is acknowledged; for first 0, all up
-#: to the last. None: the data is not acks of one channel, with ``multiple`` or without, that come to that.
-whole_acks: Callable[[bytes, int], tuple[int, int, int] | None] | None = None
-#: (data, largest frame, a tag) → the channel, the first and the last number of what is delivered, and the tag of the
-#: consumer (that very tag, if it is equal). None: the data is not one run of deliveries.
-whole_deliveries: Callable[[bytes, int, bytes], tuple[int, int, int, bytes] | None] | None = None
+#: (data, largest frame, a tag) → the channel, the first and the last number of what is acknowledged or delivered, and
+#: the tag of the consumer that it is delivered to (that very tag, if it is equal; None for acks). Acks with
+#: ``multiple`` among them have 0 for the first: all up to the last. None: the data is neither one run of deliveries nor
+#: acks of one channel that come to that.
+whole_numbers: Callable[[bytes, int, bytes], tuple[int, int, int, bytes | None] | None] | None = None
 
 _VARIABLE: Final = "SIDECAR_SCANNER"
 
@@ -51,8 +50,7 @@ if _wanted != "python":
     try:
         from sidecar.amqp.wire._runs import add_traces as _add_traces
         from sidecar.amqp.wire._runs import cut as _cut
-        from sidecar.amqp.wire._runs import whole_acks as _whole_acks
-        from sidecar.amqp.wire._runs import whole_deliveries as _whole_deliveries
+        from sidecar.amqp.wire._runs import whole_numbers as _whole_numbers
         from sidecar.amqp.wire._runs import whole_publishes as _whole_publishes
     except ImportError:  # it was not built
         if _wanted == "c":
@@ -61,8 +59,7 @@ if _wanted != "python":
         cut = _cut
         add_traces = _add_traces
         whole_publishes = _whole_publishes
-        whole_acks = _whole_acks
-        whole_deliveries = _whole_deliveries
+        whole_numbers = _whole_numbers
 
 
 def frames(data: bytes, start: int, end: int) -> list[tuple[int, int, int, int]]:

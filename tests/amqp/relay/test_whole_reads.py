@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp.relay import whole_reads
+from sidecar.amqp.relay import forward
 from sidecar.amqp.relay.session import Session
 from sidecar.core.amqp_settings import AmqpPublish
 from support.amqp import (
@@ -69,7 +69,7 @@ def test_what_is_one_run_and_may_pass_is_taken_at_once(module: ModuleType, said:
         client.says(publish(1, "k"))  # from now on there are random bytes for traces
         assert broker.heard()
         (session,) = stage.listener.sessions
-        assert whole_reads.pass_to_broker(session, said) == taken
+        assert forward.pass_to_broker(session, said) == taken
         assert bool(broker.heard()) == taken
         stage.over()
 
@@ -93,7 +93,7 @@ def test_nothing_is_taken_at_once_between_a_publish_and_its_rest(module: ModuleT
         whole = publish(1, "k", b"hello")
         client.says(whole[:-1])
         (session,) = stage.listener.sessions
-        assert not whole_reads.pass_to_broker(session, publish(1, "k"))
+        assert not forward.pass_to_broker(session, publish(1, "k"))
         client.says(whole[-1:] + publish(2, "k")[:25])
         broker.gets(whole)
         client.says(publish(2, "k")[25:] + publish(1, "k"))
@@ -124,7 +124,7 @@ def test_confirms_that_may_pass_are_taken_at_once(module: ModuleType, said: byte
         client.says(publish(1, "k") * 5)
         (session,) = stage.listener.sessions
         assert session.broker is not None
-        assert whole_reads.pass_to_client(session, session.broker, said) == taken
+        assert forward.pass_to_client(session, session.broker, said) == taken
         assert client.heard() == (said if taken else b"")
         stage.over()
 
@@ -169,7 +169,7 @@ def test_deliveries_that_may_pass_are_taken_at_once(module: ModuleType, said: by
         stage = Stage()
         client, _, session = consuming(stage)
         assert session.broker is not None
-        assert whole_reads.pass_to_client(session, session.broker, said) == taken
+        assert forward.pass_to_client(session, session.broker, said) == taken
         assert client.heard() == (said if taken else b"")
         assert stage.stats.unacked == session.channels[1].unacked.count == unacked
         stage.over()
@@ -196,7 +196,7 @@ def test_acks_that_may_pass_are_taken_at_once(module: ModuleType, said: bytes, t
     with found_by(module):
         stage = Stage()
         _, broker, session = consuming(stage, 5)
-        assert whole_reads.pass_to_broker(session, said) == taken
+        assert forward.pass_to_broker(session, said) == taken
         assert broker.heard() == (said if taken else b"")
         assert stage.stats.unacked == session.channels[1].unacked.count == unacked
         stage.over()
@@ -252,9 +252,9 @@ def test_what_is_there_already_decides(
             before(stage, client, broker)
             assert session.broker is not None
             if said[10] == 60:
-                assert whole_reads.pass_to_client(session, session.broker, said) == taken
+                assert forward.pass_to_client(session, session.broker, said) == taken
             else:
-                assert whole_reads.pass_to_broker(session, said) == taken
+                assert forward.pass_to_broker(session, said) == taken
             stage.over()
 
 

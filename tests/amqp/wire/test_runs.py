@@ -55,7 +55,7 @@ def test_ordinary_messages_become_runs(module: ModuleType, data: bytes, count: i
 def test_acks_that_are_all_there_is_come_to_a_range(
     module: ModuleType, data: bytes, said: tuple[int, int, int] | None
 ) -> None:
-    assert module.whole_acks(data, LIMIT) == said
+    assert module.whole_numbers(data, LIMIT, b"c") == (said and (*said, None))
     compare(module, data)
 
 
@@ -81,7 +81,7 @@ def test_acks_that_are_all_there_is_come_to_a_range(
 def test_deliveries_that_are_all_there_is_come_to_a_range(
     module: ModuleType, data: bytes, said: tuple[int, int, int, bytes] | None
 ) -> None:
-    assert module.whole_deliveries(data, LIMIT, b"c") == said
+    assert module.whole_numbers(data, LIMIT, b"c") == said
     compare(module, data)
 
 
@@ -195,8 +195,7 @@ def test_calls_leave_nothing_behind(module: ModuleType) -> None:
         for _ in range(times):
             for data in corpus:
                 module.whole_publishes(data, LIMIT, bytes(999), 0, b"g", b"")
-                module.whole_acks(data, LIMIT)
-                module.whole_deliveries(data, LIMIT, b"c")
+                module.whole_numbers(data, LIMIT, b"c")
                 for unit in module.cut(data, 0, len(data), LIMIT, True):
                     if unit[0] & 0xFF == runs.PUBLISHES:
                         module.add_traces(data, unit[2], unit[3], LIMIT, bytes(999), 0, b"g")
@@ -227,13 +226,10 @@ def test_calls_with_anything_else_are_errors(module: ModuleType) -> None:
         lambda: module.whole_publishes(b"", 0, b"", None, b"", b""),
         lambda: module.whole_publishes(b"", 0, b"", 0, "", b""),
         lambda: module.whole_publishes(b"", 0, b"", 0, b"", None),
-        lambda: module.whole_acks(b""),
-        lambda: module.whole_acks("", 0),
-        lambda: module.whole_acks(b"", b""),
-        lambda: module.whole_deliveries(b"", 0),
-        lambda: module.whole_deliveries("", 0, b""),
-        lambda: module.whole_deliveries(b"", None, b""),
-        lambda: module.whole_deliveries(b"", 0, ""),
+        lambda: module.whole_numbers(b"", 0),
+        lambda: module.whole_numbers("", 0, b""),
+        lambda: module.whole_numbers(b"", None, b""),
+        lambda: module.whole_numbers(b"", 0, ""),
     ]
     for call in calls:
         with pytest.raises(TypeError):
@@ -252,8 +248,8 @@ def test_calls_with_anything_else_are_errors(module: ModuleType) -> None:
 def test_which_one_is_used_can_be_said(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
     monkeypatch.setenv("SIDECAR_SCANNER", "python")
     chosen = runpy.run_path(runs.__file__)
-    names = ("cut", "add_traces", "whole_publishes", "whole_acks", "whole_deliveries")
-    assert [chosen[name] for name in names] == [None] * 5
+    names = ("cut", "add_traces", "whole_publishes", "whole_numbers")
+    assert [chosen[name] for name in names] == [None] * 4
     monkeypatch.setenv("SIDECAR_SCANNER", "rust")
     with pytest.raises(ValueError, match="'rust'; it may be 'c' or 'python'"):
         runpy.run_path(runs.__file__)

@@ -8,12 +8,12 @@ from types import ModuleType
 from typing import Any
 
 from sidecar.amqp.flow import tracing
-from sidecar.amqp.relay import whole_reads
+from sidecar.amqp.relay import forward
 from sidecar.amqp.wire import frames, runs
 
 _ROOMS: list[tuple[Any, str]] = [
     (frames, "cut"), (runs, "cut"), (tracing, "add_traces"), (tracing, "whole_publishes"),
-    (whole_reads, "whole_acks"), (whole_reads, "whole_deliveries"),
+    (forward, "whole_numbers"),
 ]  # fmt: skip
 
 
