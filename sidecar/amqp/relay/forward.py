@@ -53,9 +53,8 @@ _u64: Final = Struct(">Q").unpack_from
 
 def pass_to_broker(session: Session, data: bytes) -> bool:
     """Take what has come from the client, if it is one run of publishes or acks that may pass on at once."""
-    client = session.client
-    reader = client.reader
-    if len(data) < ACK_SIZE or client.state != OPEN or not reader.between_frames:
+    reader = session.client.reader
+    if len(data) < ACK_SIZE or session.client.state != OPEN or not reader.between_frames:
         return False
     if session.detached or session.lifecycle.close_frame:
         return False
