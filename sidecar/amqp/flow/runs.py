@@ -21,8 +21,8 @@ class Runs:
     def __init__(self) -> None:
         #: How many numbers there are.
         self.count = 0
-        #: First and last number of the newest range, and its note. It is kept apart from the others, as it is nearly
-        #: always the only one. With nothing left of it, its last number is below its first; it is a place for what comes
+        #: First and last number of the newest range, and its note: kept apart from the others, as it is nearly always
+        #: the only one. With nothing left of it, its last number is below its first; it is a place for those that come
         #: next then.
         self._first = 1
         self._last = 0

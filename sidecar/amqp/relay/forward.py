@@ -65,8 +65,8 @@ def pass_to_broker(session: Session, data: bytes) -> bool:
     if run is None:
         return False
     number, first, last, consumer = run
-    channel = _ready(session, number)
-    if consumer is not None or channel is None or not acked(session, channel, first, last):
+    channel = session.channels.get(number)
+    if consumer is not None or channel is None or not _ready(channel) or not acked(session, channel, first, last):
         return False
     session.touched = session.listener.clock()
     session.broker_publish(data)
@@ -79,8 +79,8 @@ def _pass_publishes(session: Session, data: bytes, limit: int) -> bool:
     if run is None:
         return False
     count, number, key, traced = run
-    channel = _ready(session, number)
-    if channel is None:
+    channel = session.channels.get(number)
+    if channel is None or not _ready(channel):
         return False
     if known is None or known.key is not key or known.version != session.policy.version:
         session.known = known = KnownRoute(key, session.routes.find(key), session.policy.version)
@@ -92,10 +92,9 @@ def _pass_publishes(session: Session, data: bytes, limit: int) -> bool:
     return True
 
 
-def _ready(session: Session, number: int) -> Channel | None:
-    """That channel, if nothing waits on it, and the client is not in the middle of a publish."""
-    channel = session.channels.get(number)
-    return None if channel is None or channel.pending is not None or channel.publish.route is not None else channel
+def _ready(channel: Channel) -> bool:
+    """Nothing waits on it, and the client is not in the middle of a publish."""
+    return channel.pending is None and channel.publish.route is None
 
 
 def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
@@ -147,7 +146,7 @@ class _FromClient:
         channel = self.session.channels.get(number)
         if self.opened is not None and channel is not self.opened:
             self._set_aside(self.opened, start)
-        if _ready(self.session, number) is None or channel is None:
+        if channel is None or not _ready(channel):
             return False
         data = self.splice.data
         count = kind >> COUNT
