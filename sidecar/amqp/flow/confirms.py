@@ -164,6 +164,10 @@ class Confirms:
         """What was passed on and not answered, in that order."""
         return each(self._waiting.all())
 
+    def forget(self) -> None:
+        """The channel is gone: nothing is kept of its publishes, which refer to what keeps them."""
+        self._waiting.clear()
+
     def restart(self) -> None:
         """The broker's channel is another one: what it has not answered it never will, and it counts from 1 again."""
         self._waiting.clear()

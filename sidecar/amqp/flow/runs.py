@@ -52,8 +52,8 @@ class Runs:
         return more
 
     def note_at(self, last: int) -> object:
-        """The note of the newest range, if ``last`` is its last number (which may have been taken meanwhile); ``None``:
-        it is not, or there is none."""
+        """The note of the newest range, if ``last`` is its last number (which may have been taken from the front
+        meanwhile); ``None``: it is not, or there is none."""
         return self._note if self._last == last else None
 
     def extend(self, count: int) -> None:
@@ -105,6 +105,8 @@ class Runs:
             self.count -= high - low + 1
             if low == begin:
                 self._first = high + 1
+                if high == end:
+                    self._note = None
             elif high == end:
                 self._last = low - 1
             else:

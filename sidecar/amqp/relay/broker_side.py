@@ -229,6 +229,10 @@ class Direct(PublishPath):
             confirms.run_passed(self, route, count, now)
         return True
 
+    def close_up(self, now: float) -> None:
+        if self.confirms is not None:
+            self.confirms.forget()
+
     def answered(self, number: int, multiple: bool, positive: bool) -> bytes | None:
         confirms = self.confirms
         if confirms is None:

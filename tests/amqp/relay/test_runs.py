@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from dataclasses import replace
 from types import ModuleType
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.amqp.flow.publish import Publish
 from sidecar.core.amqp_settings import AmqpHold, AmqpPublish, AmqpQueue
 from support.amqp import (
     HEARTBEAT,
@@ -17,6 +19,8 @@ from support.amqp import (
     Stage,
     ack,
     blocked,
+    channel_close,
+    channel_close_ok,
     deliver,
     headers,
     nack,
@@ -222,6 +226,26 @@ def test_another_limit_counts_from_the_next_reading_on(module: ModuleType) -> No
         stage.listener.configure(replace(stage.config, publish=(slow,)), None)
         client.says(publish(1, "k") * 4)
         assert broker.heard().count(b"traceparent") == 1
+        stage.over()
+
+
+def test_a_channel_that_is_closed_leaves_no_publish_behind(module: ModuleType) -> None:
+    with found_by(module):
+        stage = Stage()
+        client, broker = stage.open(1, 2, confirms=True)
+        for number in (1, 2):
+            client.says(publish(number, "k"))
+            client.says(publish(number, "k"))
+        broker.says(ack(1, 2, True))
+        gc.collect()
+        gc.disable()
+        try:
+            for number in (1, 2):
+                client.says(channel_close(number))
+                broker.says(channel_close_ok(number))
+            assert not [one for one in gc.get_objects() if isinstance(one, Publish)]
+        finally:
+            gc.enable()
         stage.over()
 
 
