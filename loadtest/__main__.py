@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--path", default="/", help="what to GET (default /)")
     parser.add_argument("--scenario", choices=["burst", "sustained", "both"], default="both")
     parser.add_argument("--run-time", default="20s", help="of the sustained load: 20s (default), 10m, 1h")
+    parser.add_argument("--within", default="10", metavar="SECONDS", help="allowed for the burst (default 10)")
     parser.add_argument("--p99", default="500", metavar="MS", help="allowed p99 in milliseconds (default 500)")
     options = parser.parse_args(arguments)
     scenarios = ["burst", "sustained"] if options.scenario == "both" else [options.scenario]
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "--only-summary",
                 ]
                 command += ["--loglevel", "WARNING", "--host", host, "--path", options.path, "--p99", options.p99]
-                command += ["--scenario", scenario]
+                command += ["--scenario", scenario, "--within", options.within]
                 command += ["--run-time", options.run_time] if scenario == "sustained" else []
                 codes.append(subprocess.run(command, cwd=ROOT, check=False).returncode)
     except RefusedHost as error:

@@ -63,7 +63,7 @@ def mesh() -> Iterator[str]:
         yield url
 
 
-def _wait(url: str, children: list[Child], timeout: float = 20.0) -> None:
+def _wait(url: str, children: list[Child], timeout: float = 60.0) -> None:
     deadline = time.monotonic() + timeout
     problem: OSError | None = None
     while time.monotonic() < deadline:

@@ -393,11 +393,12 @@ def test_a_rate_is_kept_exactly_and_nobody_waits(rabbitmq: RabbitMQ, spooled: Sp
         acknowledged = time.monotonic()
         times: list[float] = []
         found: list[bytes] = []
-        for _, _, body in channel.consume("spool.q", auto_ack=True, inactivity_timeout=0.5):
-            if body is None:
-                break
+        for _, _, body in channel.consume("spool.q", auto_ack=True, inactivity_timeout=PATIENCE):
+            assert body is not None, f"one more than {len(found)}"
             times.append(time.monotonic())
             found.append(body)
+            if len(found) == count:
+                break
     assert found == [b"%d" % number for number in range(count)]
     assert acknowledged < times[-1], "nobody waits for the rate"
     late = [at - started - (number + 1 - BURST) / 100 for number, at in enumerate(times)]

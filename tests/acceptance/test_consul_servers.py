@@ -9,6 +9,7 @@ from typing import Any
 
 from support.consul_servers import ConsulServer, ConsulServers
 from support.load import Load
+from support.patience import until
 from support.processes import App, Sidecar, ending, get, wait_for
 
 RATE = 100.0
@@ -49,7 +50,7 @@ def test_the_leader_is_lost_and_nobody_notices(tmp_path: Path) -> None:
         async def scenario() -> tuple[Load, float]:
             load = Load(caller.port("tasks"), RATE)
             load.start()
-            await asyncio.sleep(0.5)
+            await load.more(50)
             killed = time.monotonic()
             leader.kill()
             processes.append(Sidecar(tmp_path, _service(near, second), "sidecar-second"))
@@ -59,7 +60,7 @@ def test_the_leader_is_lost_and_nobody_notices(tmp_path: Path) -> None:
             elected = time.monotonic() - killed
             await asyncio.to_thread(wait_for, lambda: known() == {"first", "second"}, caller.output)
             print(f"another leader after {elected:.2f} s; a new instance found after {time.monotonic() - killed:.2f} s")
-            await asyncio.sleep(0.3)
+            await until(lambda: "second" in load.names(), "it is called")
             await load.stop()
             return load, elected
 

@@ -7,6 +7,8 @@ import json
 import time
 from dataclasses import dataclass, field
 
+from support.patience import PATIENCE, until
+
 
 @dataclass
 class Answer:
@@ -41,6 +43,12 @@ class Load:
         """Whatever was not a 200."""
         return [answer for answer in self.answers if answer.status != 200]
 
+    async def more(self, count: int) -> float:
+        """Wait until so many of those that begin from now on are answered. What it is now, on the monotonic clock."""
+        now, known = time.monotonic(), len(self.answers)
+        await until(lambda: sum(it.at >= now for it in self.answers[known:]) >= count, f"{count} more are answered")
+        return now
+
     def names(self, since: float = 0.0) -> set[str]:
         """Who answered since then."""
         return {answer.name for answer in self.answers if answer.at >= since and answer.name}
@@ -56,7 +64,7 @@ class Load:
             try:
                 if streams is None:
                     streams = await asyncio.open_connection("127.0.0.1", self.port)
-                status, name, keep = await asyncio.wait_for(self._exchange(*streams), 10)
+                status, name, keep = await asyncio.wait_for(self._exchange(*streams), PATIENCE)
                 self.answers.append(Answer(begun, time.monotonic() - begun, status, name))
                 if not keep:
                     streams[1].close()

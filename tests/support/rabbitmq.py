@@ -174,8 +174,8 @@ class RabbitMQ:
             env={**self._env, **more},
         )  # fmt: skip
 
-    def ready(self, seconds: float = 1.5 * PATIENCE) -> Self:
-        """Wait until one can log in; nothing else in the tests takes as long."""
+    def ready(self, seconds: float = 3 * PATIENCE) -> Self:
+        """Wait until one can log in; it takes 6 s of CPU, and nothing else in the tests as long."""
 
         def listens() -> bool:
             assert self.popen.poll() is None, f"the broker has ended:\n{self.output()[-4000:]}"

@@ -21,6 +21,7 @@ from sidecar.amqp.monitor.watcher import Watcher
 from sidecar.core.amqp_settings import Amqp, AmqpCredentials, AmqpQueue
 from sidecar.core.secret import Secret
 from sidecar.resilience.backoff import Backoff
+from support.held import HeldLoop
 from support.processes import free_port
 from support.rabbitmq import RabbitMQ
 from support.registries import until
@@ -87,8 +88,9 @@ class Setting:
         return self.stats.queues[vhost, queue].problem
 
 
-def run(what: Any) -> None:
-    asyncio.run(asyncio.wait_for(what, 180))
+def run(what: Any, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(asyncio.wait_for(what, 180))
 
 
 def put(rabbit: RabbitMQ, queue: str, count: int, vhost: str = "/") -> None:
@@ -107,9 +109,16 @@ class Gate:
         self.asked: list[float] = []
         self.depths: list[int] = []
         self.problems: list[str] = []
+        self._answered = asyncio.Event()
+
+    async def answer(self) -> None:
+        """Wait for one that nobody has waited for yet."""
+        await self._answered.wait()
+        self._answered.clear()
 
     def sampled(self, depth: int, consumers: int, asked_at: float, now: float) -> None:
         assert asked_at <= now
+        self._answered.set()
         self.asked.append(asked_at)
         self.depths.append(depth)
 
@@ -256,37 +265,42 @@ def test_a_missing_queue_does_not_disturb_the_others(rabbit: RabbitMQ) -> None:
     run(check())
 
 
-def test_a_queue_that_does_not_answer_does_not_disturb_the_others(
-    rabbit: RabbitMQ, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_queue_that_does_not_answer_does_not_disturb_the_others(rabbit: RabbitMQ) -> None:
+    """Time is what the questions about the other one take: each of those that are due is answered."""
+    loop = HeldLoop()
+
     async def check() -> None:
         rabbit.declare("there")
         rabbit.declare("stuck")
         process = 'element(2, rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"stuck">>)))'
         policy = FakePolicy("there", "stuck")
-        clock = asyncio.get_running_loop().time
         watcher = Watcher(
-            "rabbitmq", config("there", "stuck"), cast(Policy, policy), lambda: [("127.0.0.1", rabbit.port)], clock,
+            "rabbitmq", config("there", "stuck"), cast(Policy, policy), lambda: [("127.0.0.1", rabbit.port)], loop.time,
             lambda on: None,
         )  # fmt: skip
         there, stuck = policy.depth_gates["/", "there"], policy.depth_gates["/", "stuck"]
+        loop.hold()
         watcher.start()
-        await until(lambda: stuck.asked, "it is asked for")
+        await there.answer()
+        await stuck.answer()
         await asyncio.to_thread(rabbit.eval, f"sys:suspend(amqqueue:get_pid({process})).")
         try:
-            await until(lambda: "no answer in time" in stuck.problems, "it does not answer")
-            count = len(there.asked)
-            await until(lambda: len(there.asked) > count + 20, "the other one does")
+            held, count = loop.time(), len(there.asked)
+            while not stuck.problems:
+                loop.advance(2 * OFTEN)
+                await there.answer()
+            assert stuck.problems == ["no answer in time"]
             assert not there.problems
+            assert loop.time() - held == pytest.approx(queue_watch.ANSWER_SECONDS, abs=4 * OFTEN)
+            assert len(there.asked) - count >= queue_watch.ANSWER_SECONDS / (2 * OFTEN)
         finally:
+            loop.release()
             await asyncio.to_thread(rabbit.eval, f"sys:resume(amqqueue:get_pid({process})).")
         count = len(stuck.asked)
         await until(lambda: len(stuck.asked) > count, "it answers again")
         await watcher.close()
 
-    for module in (queue_watch, watcher):
-        monkeypatch.setattr(module, "ANSWER_SECONDS", 0.4)
-    run(check())
+    run(check(), lambda: loop)
 
 
 def test_a_queue_that_is_exclusive_to_somebody(rabbit: RabbitMQ) -> None:

@@ -28,6 +28,7 @@ from sidecar.net.wheel import TimerWheel
 from support import amqp
 from support.rabbitmq import RabbitMQ
 from support.registries import until
+from support.spooled import bodies, first_times
 
 
 class Told(Callbacks):
@@ -284,12 +285,7 @@ def test_a_spool_is_emptied_over_connections_that_break(names: RabbitMQ, tmp_pat
         await spool.close()
 
     run(work)
-    found: list[int] = []
-    with names.channel() as channel:
-        for _, _, body in channel.consume("pub-queue", auto_ack=True, inactivity_timeout=0.5):
-            if body is None:
-                break
-            found.append(int(body))
+    found = [int(body) for body in bodies(names, "pub-queue", count)]
     assert set(found) == set(range(count))
     assert len(found) - count <= breaks * window
-    assert list(dict.fromkeys(found)) == list(range(count))
+    assert first_times(found) == list(range(count))
