@@ -1,8 +1,8 @@
 """Two scenarios for locust, each with criteria that set its exit code (0 passed, 1 missed, 2 refused).
 
 ``burst``: 1000 requests within 10 s (``--within``), then the end. ``sustained``: 100 requests/s for ``--run-time``
-(default 60 s; the real one is ``1h``). In both, at most 1 % may fail and p99 stays within ``--p99`` (default 500 ms; for
-the inbound side of task decomposition: 200)::
+(default 60 s; the real one is ``1h``). In both, at most 1 % may fail and p99 stays within ``--p99`` (default 500 ms;
+for the inbound side of task decomposition: 200)::
 
     locust -f loadtest/locustfile.py --headless --host http://127.0.0.1:9000 --scenario sustained --run-time 1h
 """

@@ -6,8 +6,8 @@ import asyncio
 
 
 class HeldLoop(asyncio.SelectorEventLoop):
-    """Time goes on by itself until :meth:`hold`; from then on only by :meth:`advance`, until :meth:`release`. So a limit
-    of seconds says how much of what happens meanwhile there has to be, and nothing about the machine."""
+    """Time goes on by itself until :meth:`hold`; from then on only by :meth:`advance`, until :meth:`release`. So a
+    limit of seconds says what has to happen before, and nothing about the machine."""
 
     def __init__(self) -> None:
         self._held: float | None = None
