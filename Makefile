@@ -16,9 +16,9 @@ PY := .venv/bin/python
 # More arguments for the command behind a target: make test ARGS="-k retry", make bench ARGS=--quick
 ARGS ?=
 
-# Four workers on two cores, each a file at a time: many tests mostly wait. The acceptance tests come first, for they take the longest.
+# Five workers on two cores, each a file at a time: many tests mostly wait. The acceptance tests come first, for they take the longest.
 BY_FILE := --dist loadfile --no-loadscope-reorder
-PARALLEL := -n 4 $(BY_FILE)
+PARALLEL := -n 5 $(BY_FILE)
 
 # Without the few tests that cost much and mostly show once more, and with more around it, what others show: who changes
 # something waits five minutes. Continuous integration runs all of them.

@@ -40,9 +40,9 @@ def test_what_is_left_is_not_worth_a_third_server(sharers: int, expected: str | 
 @pytest.mark.parametrize(
     ("files", "waiters", "expected"),
     [
-        (["tests/acceptance/a", "tests/b"], 2, "tests/acceptance/a"),
-        (["tests/acceptance/a", "tests/b"], 3, "tests/b"),  # a core has nothing to do else
-        (["tests/acceptance/a"], 3, "tests/acceptance/a"),
+        (["tests/acceptance/a", "tests/b"], 3, "tests/acceptance/a"),
+        (["tests/acceptance/a", "tests/b"], 4, "tests/b"),  # a core has nothing to do else
+        (["tests/acceptance/a"], 4, "tests/acceptance/a"),
     ],
 )
 def test_not_all_workers_wait_while_there_is_work(files: list[str], waiters: int, expected: str) -> None:

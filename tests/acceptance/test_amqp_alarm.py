@@ -65,7 +65,7 @@ def test_an_alarm_with_a_probe(rabbitmq: RabbitMQ, amqp_sidecar: Sidecar, celery
                 sent += 1
                 time.sleep(0.02)
             # The consumer's acknowledgements came through: all hundred were delivered, three at a time.
-            assert len(hearing.methods(commands.Basic.Deliver)) == 100
+            wait_for(lambda: len(hearing.methods(commands.Basic.Deliver)) == 100, "all are delivered")
             assert rabbitmq.depth("alarm.backlog") == 0
             assert rabbitmq.depth("alarm.work") == 0
             assert unhearing.confirmed() == 0

@@ -12,10 +12,11 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from support.processes import App, Sidecar, ending, free_port, get, wait_for
@@ -88,6 +89,19 @@ def registered(folder: Path, count: int) -> Callable[[], bool]:
     return lambda: len(records(folder)) == count
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    """A sidecar whose registry is down, from the beginning of this module, so that there is less to wait for."""
+    registry, admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    sidecar = Sidecar(tmp_path_factory.mktemp("without-registry"), {
+        "service": {"name": "web"}, "registry": f"consul://{registry}", "admin": {"bind": admin},
+        "upstreams": {"tasks": {"bind": "127.0.0.1:0", "discover": {"service": "tasks"}}},
+    })  # fmt: skip
+    with ending(sidecar):
+        wait_for(lambda: get(f"http://{admin}/ready") == (503, {"ready": False, "phase": "starting"}), "starting")
+        yield sidecar
+
+
 def test_it_is_ready_soon_and_says_so(tmp_path: Path) -> None:
     app = App(tmp_path, "app")
     with ending(app) as processes:
@@ -103,26 +117,6 @@ def test_it_is_ready_soon_and_says_so(tmp_path: Path) -> None:
         assert sidecar.terminate() == 0
         assert messages(sidecar)[-1] == "stopped"
         assert sidecar.output().count("\n") == len(messages(sidecar))  # every line is JSON, no traceback among them
-
-
-def test_a_registry_that_is_down_holds_up_readiness_for_its_grace_only(tmp_path: Path) -> None:
-    port = free_port()
-    sidecar = Sidecar(tmp_path, {
-        "service": {"name": "web"}, "registry": f"consul://127.0.0.1:{port}",
-        "admin": {"bind": f"127.0.0.1:{(admin := free_port())}"},
-        "upstreams": {"tasks": {"bind": "127.0.0.1:0", "discover": {"service": "tasks"}}},
-    })  # fmt: skip
-    with ending(sidecar):
-        wait_for(
-            lambda: get(f"http://127.0.0.1:{admin}/ready") == (503, {"ready": False, "phase": "starting"}), "starting"
-        )
-        sidecar.ready()
-        assert 4.9 < sidecar.seconds_to_ready < 30
-        assert get(f"{sidecar.admin}/ready")[0] == 200
-        status, headers, _ = ask(f"http://127.0.0.1:{sidecar.port('tasks')}/x")  # has waited for longer
-        assert (status, headers["x-sidecar-error"]) == (503, "no_endpoints")
-        assert "sidecar_registry_up 0.0" in get(f"{sidecar.admin}/metrics")[1]
-        assert sidecar.terminate() == 0
 
 
 def test_sigterm_lets_what_is_under_way_finish(tmp_path: Path) -> None:
@@ -392,3 +386,13 @@ def test_ports_are_free_again_after_the_end(tmp_path: Path) -> None:
             with socket.create_connection(("127.0.0.1", port), 5):  # a client that stays connected
                 assert sidecar.terminate() == 0
         sidecar.log.unlink()
+
+
+def test_a_registry_that_is_down_holds_up_readiness_for_its_grace_only(without_registry: Sidecar) -> None:
+    sidecar = without_registry.ready()
+    assert 4.9 < sidecar.seconds_to_ready < 30
+    assert get(f"{sidecar.admin}/ready")[0] == 200
+    status, headers, _ = ask(f"http://127.0.0.1:{sidecar.port('tasks')}/x")  # has waited for longer
+    assert (status, headers["x-sidecar-error"]) == (503, "no_endpoints")
+    assert "sidecar_registry_up 0.0" in get(f"{sidecar.admin}/metrics")[1]
+    assert sidecar.terminate() == 0

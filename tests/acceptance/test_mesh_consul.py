@@ -82,10 +82,10 @@ def test_one_of_three_instances_dies_under_load_and_nobody_notices(tmp_path: Pat
     async def scenario(it: Mesh) -> tuple[Load, float]:
         load = Load(it.caller.port("tasks"), RATE)
         load.start()
-        await load.more(500)
+        await load.more(300)
         it.apps[0].kill()
         it.sidecars[0].kill()
-        killed = await load.more(1000)
+        killed = await load.more(600)
         await load.stop()
         return load, killed
 
@@ -102,7 +102,7 @@ def test_an_app_dies_behind_its_living_sidecar(tmp_path: Path) -> None:
         load.start()
         await load.more(100)
         it.apps[0].kill()
-        killed = await load.more(400)
+        killed = await load.more(200)
         await load.stop()
         return load, killed
 

@@ -33,7 +33,7 @@ SHARERS = 2
 
 
 #: Workers that are at files which mostly wait, while there are others.
-WAITERS = 3
+WAITERS = 4
 #: Beginnings of the paths of those.
 WAITING = "tests/acceptance"
 
