@@ -148,7 +148,9 @@ class RabbitMQ:
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
             "RABBITMQ_PID_FILE": str(self.folder / "pid"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                f'{loopback} +S {schedulers}:{schedulers} +A 8 +sbwt none +sbwtdcpu none +sbwtdio none -eval file:eval("{self.folder}/evaluator").'
+                # Schedulers without work do not spin: others have some.
+                f"{loopback} +S {schedulers}:{schedulers} +A 8 +sbwt none +sbwtdcpu none +sbwtdio none "
+                f'-eval file:eval("{self.folder}/evaluator").'
             ),
             "RABBITMQ_CTL_ERL_ARGS": f"{loopback} +S 1:1 +A 1",
             "RABBITMQ_CTL_DIST_PORT_MIN": "0",

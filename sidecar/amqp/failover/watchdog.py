@@ -10,29 +10,35 @@ if TYPE_CHECKING:
 
 #: Seconds without a word of the broker, and without a confirm, after which it is given up.
 STUCK_SECONDS: Final = 5.0
+#: How much of the time between two looks counts at most, seconds; there are several in that time, unless this process
+#: did not run (a busy host, a virtual machine that was moved). What the broker has said meanwhile it cannot have heard.
+STEP: Final = 0.5
 
 
 class Watchdog:
     """Looks at the broker of one session."""
 
-    __slots__ = ("_broker", "_reads", "_session", "_since")
+    __slots__ = ("_broker", "_looked", "_reads", "_session", "_silent")
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        #: Who was looked at, what it has said so far (:attr:`Connection.reads`), and since when it has been so much.
+        #: Who was looked at, what it has said so far (:attr:`Connection.reads`), and for how long it has been so much.
         self._broker: BrokerConnection | None = None
         self._reads = 0
-        self._since = session.started
+        self._silent = 0.0
+        self._looked = session.started
 
     def look(self, broker: BrokerConnection, now: float) -> bool:
         """Now and then; whether it is to be given up."""
+        passed, self._looked = now - self._looked, now
         deaf = broker.reading_paused or self._session.amqp_stats.blocked
         if broker is not self._broker or broker.reads != self._reads or deaf or not self._unanswered():
             self._broker = broker
             self._reads = broker.reads
-            self._since = now
+            self._silent = 0.0
             return False
-        return now - self._since > STUCK_SECONDS
+        self._silent += min(passed, STEP)
+        return self._silent > STUCK_SECONDS
 
     def _unanswered(self) -> bool:
         """A publish has no confirm yet."""
