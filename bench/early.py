@@ -37,7 +37,7 @@ BODY: Final = b"too large\n"
 TRIES: Final = 200
 UPLOAD: Final = 4 << 20
 #: Seconds after which a server that does not listen, or an answer that does not come, is given up.
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 
 _APPS: Final = {
     "gunicorn": """

@@ -14,10 +14,11 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from aio_pika.exceptions import ChannelPreconditionFailed, DeliveryError, ProbableAuthenticationError, PublishError
 from aio_pika.patterns import RPC
 
+from support.patience import PATIENCE
 from support.rabbitmq import RabbitMQ
 
 
-def run(main: Callable[[], Awaitable[None]], seconds: float = 60.0) -> None:
+def run(main: Callable[[], Awaitable[None]], seconds: float = PATIENCE) -> None:
     async def limited() -> None:
         async with asyncio.timeout(seconds):
             await main()

@@ -84,7 +84,7 @@ def test_an_alarm_with_a_probe(rabbitmq: RabbitMQ, amqp_sidecar: Sidecar, celery
     assert rabbitmq.depth("alarm.work") == 2 * sent
     for queue in ("alarm.work", "alarm.backlog"):
         rabbitmq.delete(queue)
-    done = done_by(celery, 120)
+    done = done_by(celery)
     assert problems(done) == {}
     assert "steady" in done
     assert celery_worker.trouble() == before

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from support.amqp_clients.restart import Site
-from support.patience import PATIENCE
 from support.processes import Sidecar, ending, get, wait_for
 from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
 
@@ -24,6 +23,8 @@ pytestmark = pytest.mark.costly
 
 PORTS = ["direct"] if os.environ.get("AMQP_DIRECT") == "1" else ["relayed", "spooled"]
 QUEUES = ("classic", "quorum")
+#: Seconds after which the workers are there again, at the latest.
+BACK = 30.0
 
 
 @dataclass
@@ -142,7 +143,7 @@ def test_its_user_can_do_everything_before_and_after(story: Story) -> None:
     """Results, ETAs, more ETAs than any bound, ``inspect``, ``revoke``, ``rate_limit`` and ``pool_grow``."""
     problems = {f"{word}: {step}": text for word, said in story.said.items() for step, text in said["problems"].items()}
     assert problems == {}
-    assert story.facts["back"] < PATIENCE / 2
+    assert story.facts["back"] < BACK
 
 
 def test_what_was_accepted_runs(story: Story) -> None:
@@ -151,11 +152,14 @@ def test_what_was_accepted_runs(story: Story) -> None:
 
 def test_what_was_settled_runs_once(story: Story) -> None:
     """What was not when the broker went may run twice: the gates, and what an ETA keeps at the worker. What was sent
-    just then is with the broker, which delivers it again, and in the spool, too, as nobody had confirmed it."""
+    just then is with the broker, which delivers it again, and in the spool, too, as nobody had confirmed it. So may
+    everything that a broker confirms so late that the port takes it for dead, as it then says."""
     _wait_for_runs(story, story.accepted, "all that was accepted has run")
     counts = story.site.counts()
-    assert {task: counts[task] for task in story.facts["once"] if counts[task] != 1} == {}
-    most = 3 if story.site.folder.name == "spooled" else 2
+    spooled = story.site.folder.name == "spooled"
+    once = 2 if spooled and "answers nothing any more" in story.sidecar.output() else 1
+    assert {task: counts[task] for task in story.facts["once"] if not 1 <= counts[task] <= once} == {}
+    most = 3 if spooled else 2
     assert {task: counts[task] for task in story.accepted if counts[task] > most} == {}
     assert [counts[task] for task in story.facts["revoked"]] == [0] * 4
     for run in story.site.runs():

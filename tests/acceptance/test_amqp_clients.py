@@ -7,14 +7,14 @@ from support.amqp_clients.processes import CeleryWorker, done_by, problems, star
 
 
 def test_node_amqplib(amqp_port: int) -> None:
-    done = done_by(start_node(amqp_port), 30)
+    done = done_by(start_node(amqp_port))
     assert problems(done) == {}
     assert len(done) == 12
 
 
 def test_celery(amqp_port: int, celery_worker: CeleryWorker) -> None:
     before = celery_worker.trouble()  # another test may have restarted the broker
-    done = done_by(start_celery(amqp_port), 60)
+    done = done_by(start_celery(amqp_port))
     assert problems(done) == {}
     assert len(done) == 9
     assert celery_worker.trouble() == before

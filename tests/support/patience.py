@@ -9,7 +9,7 @@ from typing import Final
 #: Seconds until it counts as not coming. This is what a failure costs, and no measure of anything: on a machine that
 #: does other work too, everything may take long. It is less than a test's limit, so that the failure says what did not
 #: come.
-PATIENCE: Final = 60.0
+PATIENCE: Final = 120.0
 
 
 async def until(condition: Callable[[], object], what: str = "it happened", seconds: float = PATIENCE) -> None:

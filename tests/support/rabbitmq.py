@@ -176,7 +176,7 @@ class RabbitMQ:
             env={**self._env, **more},
         )  # fmt: skip
 
-    def ready(self, seconds: float = 3 * PATIENCE) -> Self:
+    def ready(self, seconds: float = 2 * PATIENCE) -> Self:
         """Wait until one can log in; it takes 6 s of CPU, and nothing else in the tests as long."""
 
         def listens() -> bool:
@@ -293,7 +293,7 @@ class RabbitMQ:
 
     # -- what one does to it from outside
 
-    def ctl(self, *arguments: str, seconds: float = 1.5 * PATIENCE) -> str:
+    def ctl(self, *arguments: str, seconds: float = PATIENCE) -> str:
         """What ``rabbitmqctl`` prints about this node. It takes a second or two to start; :meth:`eval` takes none."""
         done = subprocess.run(
             [str(self._scripts / "rabbitmqctl"), "-q", "-n", self.node, *arguments],
@@ -307,7 +307,7 @@ class RabbitMQ:
         assert done.returncode == 0, f"rabbitmqctl {arguments[0]}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def eval(self, expression: str, seconds: float = 1.5 * PATIENCE) -> str:
+    def eval(self, expression: str, seconds: float = PATIENCE) -> str:
         """What an Erlang expression is in the virtual machine of the broker, which need not run in it."""
         wait_for(lambda: _listens(self._evaluator_port), "it evaluates expressions")  # from when it has started
         with socket.create_connection(("127.0.0.1", self._evaluator_port), seconds) as sock:

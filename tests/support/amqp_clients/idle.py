@@ -84,4 +84,4 @@ def _idle_aio_pika(port: int) -> None:
 
 
 def _idle_node(port: int) -> None:
-    assert problems(done_by(start_node(port, "idle", str(IDLE)), 20)) == {}
+    assert problems(done_by(start_node(port, "idle", str(IDLE)))) == {}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.patience import PATIENCE
 from support.processes import ROOT, Process, missing, wait_for
 
 HERE = Path(__file__).parent
@@ -75,7 +76,7 @@ def _start(command: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
     )
 
 
-def done_by(process: subprocess.Popen[str], seconds: float) -> dict[str, str | None]:
+def done_by(process: subprocess.Popen[str], seconds: float = PATIENCE) -> dict[str, str | None]:
     """What such a process did, and what was wrong with each piece of work."""
     try:
         output, _ = process.communicate(timeout=seconds)

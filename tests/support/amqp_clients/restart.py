@@ -31,9 +31,7 @@ class CeleryProcess(Process):
         super().__init__(command, site.folder / f"{name}.log", site.env | env)
 
     def says(self, text: str) -> None:
-        wait_for(
-            lambda: text in self.output() or self.popen.poll() is not None, f"{self.log.name}: {text}", 1.5 * PATIENCE
-        )
+        wait_for(lambda: text in self.output() or self.popen.poll() is not None, f"{self.log.name}: {text}")
         assert self.popen.poll() is None, self.output()
 
     def quit(self) -> None:
