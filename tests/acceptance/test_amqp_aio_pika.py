@@ -180,7 +180,7 @@ def test_robust_connection_comes_back(amqp_port: int, rabbitmq: RabbitMQ) -> Non
             assert await found.get() == b"before"
             closed = asyncio.Event()
             connection.close_callbacks.add(lambda *_: closed.set())
-            await asyncio.to_thread(rabbitmq.ctl, "close_all_connections", "by the test")
+            await asyncio.to_thread(rabbitmq.close_all_connections)
             await closed.wait()
             await connection.connected.wait()
             with rabbitmq.channel() as direct:

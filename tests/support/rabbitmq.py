@@ -152,9 +152,6 @@ class RabbitMQ:
                 f"{loopback} +S {schedulers}:{schedulers} +A 8 +sbwt none +sbwtdcpu none +sbwtdio none "
                 f'-eval file:eval("{self.folder}/evaluator").'
             ),
-            "RABBITMQ_CTL_ERL_ARGS": f"{loopback} +S 1:1 +A 1",
-            "RABBITMQ_CTL_DIST_PORT_MIN": "0",
-            "RABBITMQ_CTL_DIST_PORT_MAX": "0",
         }
 
     # -- its life
@@ -293,20 +290,6 @@ class RabbitMQ:
 
     # -- what one does to it from outside
 
-    def ctl(self, *arguments: str, seconds: float = PATIENCE) -> str:
-        """What ``rabbitmqctl`` prints about this node. It takes a second or two to start; :meth:`eval` takes none."""
-        done = subprocess.run(
-            [str(self._scripts / "rabbitmqctl"), "-q", "-n", self.node, *arguments],
-            env=self._env,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=seconds,
-        )
-        assert done.returncode == 0, f"rabbitmqctl {arguments[0]}: {done.stdout}{done.stderr}"
-        return done.stdout
-
     def eval(self, expression: str, seconds: float = PATIENCE) -> str:
         """What an Erlang expression is in the virtual machine of the broker, which need not run in it."""
         wait_for(lambda: _listens(self._evaluator_port), "it evaluates expressions")  # from when it has started
@@ -317,6 +300,10 @@ class RabbitMQ:
                 answer = file.read()[4:].decode()
         assert answer.startswith("1"), f"{expression}: {answer[1:]}"
         return answer[1:]
+
+    def close_all_connections(self) -> None:
+        """All clients are told with 320."""
+        self.eval('rabbit_networking:close_connections(rabbit_networking:connections(), "by the test").')
 
     def add_user(
         self, name: str, password: str, *, vhost: str = "/", permissions: tuple[str, str, str] = (".*", ".*", ".*")
