@@ -213,6 +213,7 @@ class DatabaseFile:
         sql.execute("BEGIN IMMEDIATE")
         try:
             yield sql
+            self._grow()
             self.committing = True
             sql.execute("COMMIT")
             self.committed = True
@@ -232,13 +233,25 @@ class DatabaseFile:
             log = os.stat(self.files.wal).st_size
         except (FileNotFoundError, NotADirectoryError):
             return  # as moved() will say
-        grown = scalar(self.sql, "PRAGMA page_count") * form.page
-        if grown > self._size:
-            grown = -(-grown // _STEP) * _STEP
-            allocate(self._growing, grown)
-            self._size = grown
-            self._least = os.fstat(self._growing).st_size  # not every file system can allocate
+        self._grow()
         self.reserve.hold(max(0, form.log_room - log) + form.room + spare)
+
+    def _grow(self) -> None:
+        """Let the file have the room for what is in the log and in the transaction that is open. What is in the log
+        without that may never come out of it: a disk that somebody else fills meanwhile has no page more for the file,
+        and a log that cannot be copied cannot begin anew, so that nothing could be removed either. Raises
+        :class:`DiskFullError`."""
+        needed = scalar(self.sql, "PRAGMA page_count") * self._form.page
+        if needed <= self._size:
+            return
+        size = -(-needed // _STEP) * _STEP
+        try:
+            allocate(self._growing, size)
+        except DiskFullError:
+            size = needed
+            allocate(self._growing, size)
+        self._size = size
+        self._least = os.fstat(self._growing).st_size  # not every file system can allocate
 
     def check_room(self) -> None:
         """Raise :class:`DiskFullError` when nothing may be stored, as it might not be possible to remove it again."""
@@ -249,15 +262,12 @@ class DatabaseFile:
         """Find out whether something can be written, and is on the disk; and set room aside, as :meth:`hold`. Raises
         :class:`DiskFullError` when there is too little."""
         self.reserve.check()
-        self.hold(spare)
-        sql = self.sql
-        try:
-            # Not one transaction: what it takes away again, it need not write.
+        # Not one transaction: what it takes away again, it need not write.
+        with self.transaction() as sql:
             sql.execute("INSERT INTO probe VALUES (zeroblob(65536))")
+            self.hold(spare)
+        with self.transaction() as sql:
             sql.execute("DELETE FROM probe")
-        except sqlite3.Error:
-            roll_back(sql)
-            raise
 
     def checkpoint(self) -> None:
         """Copy the log into the file, so that the log can begin anew in the room that it has."""

@@ -256,3 +256,39 @@ def test_a_link_in_a_files_place_leads_nowhere(tmp_path: Path, suffix: str) -> N
         with pytest.raises(SpoolError, match="symbolic links"):
             opened(folder)
     assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("precious", 0o644)
+
+
+def allocated_for(it: List) -> bool:
+    """Whether the file has the room for all that is in the log."""
+    return it.file.files.base.stat().st_size >= scalar(it.file.sql, "PRAGMA page_count") * FORM.page
+
+
+@pytest.mark.parametrize("what", ["a probe", "a transaction that stores nothing"])
+def test_what_is_in_the_log_has_its_room_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Else somebody who fills the disk before the next checkpoint keeps the log from being copied, for good."""
+
+    def grow() -> None:
+        if what == "a probe":
+            it.file.probe()
+        else:
+            with it.file.transaction():
+                it.put(20, 4000)
+
+    def full(file: int, size: int) -> None:
+        raise DiskFullError
+
+    it = opened(tmp_path)
+    it.file.sql.execute("CREATE TABLE IF NOT EXISTS probe (data BLOB)")
+    it.file.checkpoint()
+    with monkeypatch.context() as patch:
+        patch.setattr("sidecar.storage.database.allocate", full)
+        pages = scalar(it.file.sql, "PRAGMA page_count")
+        with pytest.raises(DiskFullError):
+            grow()
+        assert scalar(it.file.sql, "PRAGMA page_count") == pages
+    grow()
+    assert scalar(it.file.sql, "PRAGMA page_count") > pages
+    assert allocated_for(it)
+    it.file.close()
