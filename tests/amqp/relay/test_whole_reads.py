@@ -20,16 +20,21 @@ from support.amqp import (
     Stage,
     ack,
     channel_close,
+    channel_close_ok,
+    channel_open,
     channel_open_ok,
+    close,
     consume_ok,
     cut,
     deliver,
     frame,
+    header,
     headers,
     nack,
     publish,
     qos,
     qos_ok,
+    queue_purge,
 )
 from support.examples import examples
 from support.kept import KeptStage
@@ -196,7 +201,10 @@ def test_acks_that_may_pass_are_taken_at_once(module: ModuleType, said: bytes, t
     with found_by(module):
         stage = Stage()
         _, broker, session = consuming(stage, 5)
+        before = session.touched
+        stage.advance(1)
         assert forward.pass_to_broker(session, said) == taken
+        assert session.touched == (stage.loop.now if taken else before)
         assert broker.heard() == (said if taken else b"")
         assert stage.stats.unacked == session.channels[1].unacked.count == unacked
         stage.over()
@@ -223,6 +231,35 @@ def _publishing(stage: Stage, client: Peer, broker: Peer) -> None:
     client.says(cut(publish(1, "k"))[0])
 
 
+def _in_a_frame_of_the_broker(stage: Stage, client: Peer, broker: Peer) -> None:
+    broker.says(deliver(1, "c", 3)[:9])
+
+
+def _in_a_frame_of_the_client(stage: Stage, client: Peer, broker: Peer) -> None:
+    client.says(ack(1, 2)[:9])
+
+
+def _waiting(stage: Stage, client: Peer, broker: Peer) -> None:
+    """Behind a publish that is held."""
+    client.says(publish(1, "k", exchange="slow") * 3 + queue_purge(1, "q"))
+
+
+def _going(stage: Stage, client: Peer, broker: Peer) -> None:
+    """It has said so, and a publish of it is held."""
+    client.says(publish(1, "k", exchange="slow") * 3 + close())
+
+
+def _thrown_out(stage: Stage, client: Peer, broker: Peer) -> None:
+    """And a publish of it is held, so that the broker still is there."""
+    client.says(publish(1, "k", exchange="slow") * 3 + header(1, 0))
+
+
+def _refused(stage: Stage, client: Peer, broker: Peer) -> None:
+    """The channel was closed for the client and is open again, and the broker has not answered the close."""
+    client.says(publish(1, "k", b"x" * 3000))
+    client.says(channel_close_ok(1) + channel_open(1))
+
+
 def _nothing(stage: Stage, client: Peer, broker: Peer) -> None:
     pass
 
@@ -236,6 +273,12 @@ def _nothing(stage: Stage, client: Peer, broker: Peer) -> None:
         (_content_missing, False, True, True),
         (_leaving, False, True, True),
         (_publishing, True, False, False),
+        (_in_a_frame_of_the_broker, False, True, True),
+        (_in_a_frame_of_the_client, True, False, False),
+        (_waiting, True, False, False),
+        (_going, False, False, False),
+        (_thrown_out, False, False, False),
+        (_refused, False, True, True),
     ],
 )
 def test_what_is_there_already_decides(
@@ -245,9 +288,10 @@ def test_what_is_there_already_decides(
     acked: bool,
     acked_up_to: bool,
 ) -> None:
+    slow = AmqpPublish(exchange="slow", rate=1.0, burst=1)
     for said, taken in ((deliveries(4, 5), delivered), (ack(1, 1), acked), (ack(1, 9, True), acked_up_to)):
         with found_by(module):
-            stage = Stage()
+            stage = Stage(publish=(slow,), max_message_size=2000)
             client, broker, session = consuming(stage, 2)
             before(stage, client, broker)
             assert session.broker is not None
@@ -256,6 +300,49 @@ def test_what_is_there_already_decides(
             else:
                 assert forward.pass_to_broker(session, said) == taken
             stage.over()
+
+
+def test_acks_up_to_a_paused_delivery_leave_that_alone(module: ModuleType) -> None:
+    with found_by(module):
+        stage = Stage()
+        client, broker, session = consuming(stage, 2)
+        stage.listener.app_health(False)
+        broker.says(deliver(1, "c", 3))
+        client.says(ack(1, 3, True))
+        broker.gets(ack(1, 1), ack(1, 2))
+        stage.listener.app_health(True)
+        client.gets(deliver(1, "c", 3))
+        assert stage.stats.unacked == session.channels[1].unacked.count == 1
+        stage.over()
+
+
+def test_nothing_passes_in_the_middle_of_a_message_that_waits_for_its_rest(module: ModuleType) -> None:
+    for said in (deliveries(2, 3), ack(1, 1)):
+        with found_by(module):
+            stage = KeptStage()
+            client, broker, session = consuming(stage)
+            broker.says(b"".join(cut(deliver(1, "c", 1, b"hello"))[:2]))
+            client.gets_nothing()
+            assert session.broker is not None
+            assert not forward.pass_to_client(session, session.broker, said)
+            stage.over()
+
+
+def test_acks_and_deliveries_over_another_broker_have_its_numbers(module: ModuleType) -> None:
+    with found_by(module):
+        stage = KeptStage()
+        client, broker, _ = consuming(stage, 2)
+        broker.breaks()
+        broker = stage.back(channel_open_ok(1), qos_ok(1), consume_ok(1, "c"), consume_ok(1, "n"))
+        broker.heard()
+        broker.says(deliveries(1, 2))
+        client.gets(deliveries(3, 4))
+        client.says(ack(1, 1) + ack(1, 2))
+        broker.gets_nothing()
+        client.says(ack(1, 3) + ack(1, 4))
+        broker.gets(ack(1, 1), ack(1, 2))
+        assert stage.stats.unacked == 0
+        stage.over()
 
 
 def test_deliveries_of_which_spans_are_wanted_are_looked_at(module: ModuleType) -> None:
