@@ -289,7 +289,7 @@ class Channel:
 
     def _must_wait(self, paused: PausedDelivery) -> bool:
         """Release a paused delivery; return True if its remaining frames must be buffered."""
-        missing = paused.missing()
+        missing = paused.missing
         self.incoming = None
         if missing and self.session.withholds(max(missing, 0)):
             frames = b"".join(paused.frames)

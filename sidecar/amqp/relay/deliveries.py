@@ -96,6 +96,17 @@ class ContentSink:
 DISCARD: Final = ContentSink()
 
 
+def _missing_after(missing: int, data: bytes, start: int, end: int) -> int:
+    """What is missing of a message after this frame: its header too (-1), or so many bytes of body. Raises
+    :class:`AmqpError` if that is not what comes next."""
+    if data[start] == HEADER and missing < 0:
+        return content.body_size(data, start)
+    size = end - start - FRAME_OVERHEAD
+    if data[start] == BODY and missing >= size:
+        return missing - size
+    raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - the parts of a message do not fit together")
+
+
 class IncomingMessage(ContentSink):
     """One for the client, in its frames. ``tag`` is its delivery tag for the client (0: it is no delivery, but comes
     back to who has published it), ``consumer`` the tag of its consumer; ``no_ack``: it need not be acknowledged."""
@@ -124,11 +135,17 @@ class IncomingMessage(ContentSink):
 
 
 class PausedDelivery(IncomingMessage):
-    """Waits for the end of a pause."""
+    """Waits for the end of a pause. ``missing``: what is still to come of it, its header too (-1), or so many bytes of
+    body."""
 
-    __slots__ = ()
+    __slots__ = ("missing",)
+
+    def __init__(self, channel: Channel, tag: int, consumer: bytes, no_ack: bool, frames: bytes) -> None:
+        IncomingMessage.__init__(self, channel, tag, consumer, no_ack, frames)
+        self.missing = -1
 
     def take(self, data: bytes, start: int, end: int) -> bytes:
+        self.missing = _missing_after(self.missing, data, start, end)
         self.frames.append(data[start:end])
         self.channel.session.count_paused(0, end - start)
         return b""
@@ -136,12 +153,6 @@ class PausedDelivery(IncomingMessage):
     def size(self) -> int:
         """Its bytes so far."""
         return sum(map(len, self.frames))
-
-    def missing(self) -> int:
-        """What is still to come of it: its header too (-1), or so many bytes of body."""
-        if len(self.frames) == 1:
-            return -1
-        return content.body_size(self.frames[1], 0) - sum([len(each) - FRAME_OVERHEAD for each in self.frames[2:]])
 
 
 class PartialMessage(IncomingMessage):
@@ -161,14 +172,8 @@ class PartialMessage(IncomingMessage):
         session = self.channel.session
         self.frames.append(data[start:end])
         self._grow(end - start)
-        if data[start] == HEADER and self.missing < 0:
-            self.missing = content.body_size(data, start)
-            fits = session.withholds(self.missing)
-        elif data[start] == BODY and self.missing >= end - start - FRAME_OVERHEAD:
-            self.missing -= end - start - FRAME_OVERHEAD
-            fits = session.withholds(0)
-        else:
-            raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - the parts of a message do not fit together")
+        self.missing = _missing_after(self.missing, data, start, end)
+        fits = session.withholds(self.missing if data[start] == HEADER else 0)
         if self.missing and fits:
             return b""
         self.ends()

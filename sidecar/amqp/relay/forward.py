@@ -56,7 +56,7 @@ def pass_to_broker(session: Session, data: bytes) -> bool:
     reader = session.client.reader
     if len(data) < ACK_SIZE or session.client.state != OPEN or not reader.between_frames:
         return False
-    if session.detached or session.lifecycle.close_frame:
+    if session.lifecycle.close_frame:
         return False
     if data[_METHOD_AT] == _PUBLISH:
         return not session.buffers and _pass_publishes(session, data, reader.limit)
@@ -264,7 +264,6 @@ def pass_to_client(session: Session, broker: BrokerConnection, data: bytes) -> b
     else:
         passes = channel.path.acked(first, last) if first else channel.path.acked_up_to(last)
     if passes:
-        channel.delivery = None
         session.client_write(data)
     return passes
 
@@ -318,16 +317,12 @@ class _FromBroker:
         kind &= KIND
         if kind == ACKS:
             first: int = _u64(data, start + 11)[0]
-            taken = channel.path.acked(first, first + count - 1)
-        elif kind == DELIVERIES:
+            return channel.path.acked(first, first + count - 1)
+        if kind == DELIVERIES:
             at = start + 12 + data[start + 11]
             first = _u64(data, at)[0]
-            taken = session.consumer_pause.deliver_run(channel, data[start + 12 : at], first, first + count - 1)
-        else:
-            return False
-        if taken:
-            channel.delivery = None
-        return taken
+            return session.consumer_pause.deliver_run(channel, data[start + 12 : at], first, first + count - 1)
+        return False
 
     def take(self, kind: int, number: int, start: int, end: int) -> None:
         """Take a frame. Raises :class:`AmqpError`."""
@@ -347,7 +342,7 @@ class _FromBroker:
             session.client_write(splice.take())
             new = answers.off_channel(session, kind, number, data, start, end)
         elif kind == METHOD:
-            if channel.incoming is not None or (self._opened is not None and self._opened.passing):
+            if channel.incoming is not None or (session.buffers and channel.passing):
                 answers.end_content(channel)
             channel.delivery = None
             method = method_of(data, start, end)
@@ -365,6 +360,8 @@ class _FromBroker:
         elif channel.incoming is not None:
             new = channel.incoming.take(data, start, end)
         else:
+            if session.buffers:
+                answers.content_fits(channel, kind, end - start - FRAME_OVERHEAD)
             if kind == BODY:
                 channel.passing -= end - start - FRAME_OVERHEAD
             elif kind == HEADER:

@@ -24,7 +24,10 @@ from support.amqp import (
     connection_open_ok,
     consume,
     consume_ok,
+    cut,
     deliver,
+    frame,
+    header,
     method,
     publish,
     queue_declare,
@@ -454,4 +457,29 @@ def test_that_the_broker_goes_and_comes_is_told_once_each() -> None:
     assert [event.details["up"] for event in told] == [False, True, False, True]
     assert {event.upstream for event in told} == {"rabbit"}
     assert client.connected
+    stage.over()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        frame(3, 1, b"abc"),
+        header(1, 3),
+        cut(deliver(1, "c", 1))[0] + frame(3, 1, b"abc"),
+        cut(deliver(1, "c", 1))[0] + header(1, 3) * 2,
+        deliver(1, "c", 1, b"abc") + frame(3, 1, b"d"),
+        b"".join(cut(deliver(1, "c", 1, b"abc"))[:2]) + frame(3, 1, b"abcd"),
+    ],
+)
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_broker_whose_content_belongs_to_no_message_breaks_the_protocol(said: bytes, paused: bool) -> None:
+    """All that is kept of its messages, while they are not whole, counts on that."""
+    stage = KeptStage()
+    client, broker = stage.open(1)
+    stage.consumer(client, broker, 1, "c")
+    stage.listener.app_health(not paused)
+    broker.says(said)
+    broker.says(deliver(1, "c", 2))
+    if not paused or said[:1] != b"\x01":
+        assert broker.transport.gone
     stage.over()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sidecar.amqp.topology.ephemeral import MOST, EphemeralQueues
 from sidecar.core.amqp_settings import Amqp, AmqpPrefetch
 from support.amqp import (
@@ -14,9 +16,12 @@ from support.amqp import (
     channel_open_ok,
     consume,
     consume_ok,
+    cut,
     deliver,
+    frame,
     get,
     get_ok,
+    header,
     headers,
     method,
     nack,
@@ -255,3 +260,30 @@ def test_queues_that_end_by_themselves_are_known_up_to_a_number() -> None:
     queues.declared("/", "1", 2, b"")
     assert ("/", "1") not in queues
     assert ("other", "2") not in queues
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        frame(3, 1, b"x"),
+        frame(2, 1, b"x"),
+        frame(8, 1, b""),
+        header(1, 3) * 2,
+        header(1, 3) + frame(3, 1, b"abcd"),
+    ],
+)
+def test_the_parts_of_a_paused_delivery_fit_together_or_its_broker_breaks_the_protocol(rest: bytes) -> None:
+    """Found out at once: at the end of the pause it would be in the way of all other clients."""
+    stage = Stage()
+    ends = [stage.open(1) for _ in range(2)]
+    for client, broker in ends:
+        stage.consumer(client, broker, 1, "c")
+    stage.listener.app_health(False)
+    broken = cut(deliver(1, "c", 1))[0] + rest
+    (client, broker), (other, whole) = ends
+    broker.says(broken)
+    whole.says(deliver(1, "c", 1))
+    assert broker.transport.gone
+    stage.listener.app_health(True)
+    other.gets(deliver(1, "c", 1))
+    stage.over()
