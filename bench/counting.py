@@ -27,12 +27,14 @@ REQUESTS: Final = {"bare": REQUEST, "nine headers": BROWSER}
 COUNTED: Final = 480
 #: Those before, which have the interpreter know what it needs. Both are multiples of what comes at a time.
 WARM: Final = 200
-#: Python asks valgrind through these to begin, and to write down what it has counted.
+#: Python asks valgrind through these to begin, to write down what it has counted, and to end. It ends between two kinds:
+#: callgrind would count some of what is done there with the next one, as costs of functions that were called once.
 _SWITCH: Final = """
 #include <valgrind/callgrind.h>
 void begin(void) { CALLGRIND_START_INSTRUMENTATION; }
 void zero(void) { CALLGRIND_ZERO_STATS; }
 void dump(void) { CALLGRIND_DUMP_STATS; }
+void end(void) { CALLGRIND_STOP_INSTRUMENTATION; }
 """
 
 
@@ -109,6 +111,7 @@ async def count(part: str, switch: str) -> None:
         calls.zero()
         run()
         calls.dump()
+        calls.end()
 
 
 if __name__ == "__main__":
