@@ -360,7 +360,7 @@ def test_deliveries_of_which_spans_are_wanted_are_looked_at(module: ModuleType) 
 
 #: What happens, and to how many.
 _EVENTS = ["deliver", "deliver", "deliver", "ack", "ack", "up to", "all", "late", "twice", "nack", "silent", "mixed"]
-_RARE = ["pause", "lost", "piece"]
+_RARE = ["pause", "lost", "piece", "later", "never", "again", "none"]
 EVENTS = st.lists(st.tuples(st.sampled_from([*_EVENTS, *_EVENTS, *_RARE]), st.integers(1, 5)), min_size=4, max_size=40)
 
 
@@ -378,18 +378,29 @@ class Consumption:
         self.heard: list[object] = []
 
     def step(self, what: str, number: int) -> None:
-        if what in ("deliver", "silent", "mixed", "piece"):
+        if what in ("deliver", "silent", "mixed", "piece", "again"):
             self._deliver(what, number)
         elif what == "pause":
             self.paused = not self.paused
             self.stage.listener.app_health(not self.paused)
         elif what == "lost":
             self._lose()
+        elif what == "later":
+            self.stage.advance(number / 8)
+        elif what in ("never", "none"):
+            self._settle_other(what, number)
         elif self.got or what == "all":
             self._settle(what, number)
         self.look()
 
+    def _settle_other(self, what: str, number: int) -> None:
+        """Tags that were never delivered, and the one that is none."""
+        tags = range(self.tag + number, self.tag + 2 * number) if what == "never" else (0,)
+        self.client.says(b"".join([ack(1, tag, what == "never" and number == 5) for tag in tags]))
+
     def _deliver(self, what: str, number: int) -> None:
+        if what == "again":  # no broker does that
+            self.tag = max(0, self.tag - number)
         first, self.tag = self.tag + 1, self.tag + number
         said = self.rest + deliveries(first, self.tag, "n" if what == "silent" else "c")
         self.rest = b""
