@@ -27,8 +27,8 @@ REQUESTS: Final = {"bare": REQUEST, "nine headers": BROWSER}
 COUNTED: Final = 480
 #: Those before, which have the interpreter know what it needs. Both are multiples of what comes at a time.
 WARM: Final = 200
-#: Python asks valgrind through these to begin, to write down what it has counted, and to end. It ends between two kinds:
-#: callgrind would count some of what is done there with the next one, as costs of functions that were called once.
+#: Python asks valgrind through these to begin, to write down what it has counted, and to end. It ends between two
+#: kinds: callgrind would count some of what is done there with the next, as costs of functions that were called once.
 _SWITCH: Final = """
 #include <valgrind/callgrind.h>
 void begin(void) { CALLGRIND_START_INSTRUMENTATION; }
