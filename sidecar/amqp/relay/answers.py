@@ -71,14 +71,6 @@ def end_content(channel: Channel) -> None:
     channel.incoming = None
 
 
-def content_fits(channel: Channel, kind: int, size: int) -> None:
-    """A header, or so many bytes of body, is to pass to the client. Raises :class:`AmqpError` if no message lacks it:
-    where messages are kept until they are whole, it must be known how much of each has come."""
-    missing = channel.passing
-    if missing != -1 if kind == constants.HEADER else kind == constants.BODY and size > missing:
-        raise AmqpError(constants.UNEXPECTED_FRAME, "UNEXPECTED_FRAME - content that belongs to no message")
-
-
 def from_broker(session: Session, channel: Channel, found: int, data: bytes, start: int, end: int) -> bytes | None:
     """A method of the broker on an open channel."""
     handler = _HANDLERS.get(found)

@@ -360,8 +360,6 @@ class _FromBroker:
         elif channel.incoming is not None:
             new = channel.incoming.take(data, start, end)
         else:
-            if session.buffers:
-                answers.content_fits(channel, kind, end - start - FRAME_OVERHEAD)
             if kind == BODY:
                 channel.passing -= end - start - FRAME_OVERHEAD
             elif kind == HEADER:

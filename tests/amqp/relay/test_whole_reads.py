@@ -24,6 +24,7 @@ from support.amqp import (
     channel_open,
     channel_open_ok,
     close,
+    consume,
     consume_ok,
     cut,
     deliver,
@@ -35,6 +36,7 @@ from support.amqp import (
     qos,
     qos_ok,
     queue_purge,
+    short,
 )
 from support.examples import examples
 from support.kept import KeptStage
@@ -250,7 +252,11 @@ def _going(stage: Stage, client: Peer, broker: Peer) -> None:
 
 
 def _thrown_out(stage: Stage, client: Peer, broker: Peer) -> None:
-    """And a publish of it is held, so that the broker still is there."""
+    client.says(header(1, 0))
+
+
+def _thrown_out_and_held(stage: Stage, client: Peer, broker: Peer) -> None:
+    """A publish of it is, so that the broker still is there."""
     client.says(publish(1, "k", exchange="slow") * 3 + header(1, 0))
 
 
@@ -278,6 +284,7 @@ def _nothing(stage: Stage, client: Peer, broker: Peer) -> None:
         (_waiting, True, False, False),
         (_going, False, False, False),
         (_thrown_out, False, False, False),
+        (_thrown_out_and_held, False, False, False),
         (_refused, False, True, True),
     ],
 )
@@ -326,6 +333,20 @@ def test_nothing_passes_in_the_middle_of_a_message_that_waits_for_its_rest(modul
             assert session.broker is not None
             assert not forward.pass_to_client(session, session.broker, said)
             stage.over()
+
+
+def test_answers_to_requests_are_counted(module: ModuleType) -> None:
+    with found_by(module):
+        stage = KeptStage()
+        client, broker = stage.open(1)
+        client.says(consume(1, "amq.rabbitmq.reply-to", "r", no_ack=True))
+        broker.says(consume_ok(1, "r"))
+        client.says(publish(1, "k", properties=b"\x02\x00" + short("amq.rabbitmq.reply-to")))
+        (session,) = stage.listener.sessions
+        assert session.channels[1].asked == 1
+        broker.says(deliver(1, "r", 1))
+        assert session.channels[1].asked == 0
+        stage.over()
 
 
 def test_acks_and_deliveries_over_another_broker_have_its_numbers(module: ModuleType) -> None:
