@@ -338,6 +338,7 @@ def test_more_is_left_behind_than_waits_for_the_disk_at_once(
         elif how == "closes":
             client.close()
     wait_for(lambda: not spooled.view()["connections"], "it has gone")
+    assert spooled.spool()["messages"] == 300, "the spool has all that it has left behind"
     wire.mend()
     assert [int(body) for body in bodies(rabbitmq, "spool.q", 300)] == list(range(300))
 

@@ -143,7 +143,8 @@ class Publisher:
 
 
 def bodies(broker: RabbitMQ, queue: str, count: int = 0, seconds: float = PATIENCE) -> list[bytes]:
-    """What is in a queue, oldest first; it is empty afterwards. Waits until there are ``count`` different ones."""
+    """What is in a queue, oldest first; it is empty afterwards. Waits until there are ``count`` different ones, as
+    long as no more than ``seconds`` pass without a new one: all of them may take long where the disk is slow."""
     found: list[bytes] = []
     different: set[bytes] = set()
     deadline = time.monotonic() + seconds
@@ -153,7 +154,9 @@ def bodies(broker: RabbitMQ, queue: str, count: int = 0, seconds: float = PATIEN
         for method, _, body in channel.consume(queue, auto_ack=True, inactivity_timeout=0.15):
             if method is not None:
                 found.append(body)
-                different.add(body)
+                if body not in different:
+                    different.add(body)
+                    deadline = time.monotonic() + seconds
                 empty = False
             elif empty and (len(different) >= count or time.monotonic() > deadline):
                 break

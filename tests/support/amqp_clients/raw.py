@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from pamqp import base, body, commands, constants, frame, header, heartbeat
 
+from support.patience import PATIENCE
+
 F = TypeVar("F", bound=base.Frame)
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
@@ -51,7 +53,7 @@ class RawClient:
         open: bool = True,
         capabilities: dict[str, Any] | None = None,
         frame_max: int = 131072,
-        timeout: float = 10.0,
+        timeout: float = PATIENCE,
     ) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
