@@ -4,7 +4,6 @@ from while there is no broker."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,8 +46,9 @@ _SWEEP: Final = 3600.0
 _CLIENTS_FIRST: Final = 30.0
 #: Logins of clients that are remembered, so that what they left behind can be sent after they have gone.
 _MOST_LOGINS: Final = 1000
-#: Seconds for what is held to be stored in the end.
+#: In the end, seconds for a disk that does not work to do so again, if something is held; and between two looks.
 _LAST: Final = 5.0
+_STEP: Final = 0.01
 _UNBOUNDED: Final = 1 << 62
 #: Seconds between two lines about clients that are not known.
 _QUIET: Final = 60.0
@@ -158,21 +158,28 @@ class StoreAndForward(FailoverPort):
 
     async def _store_held(self) -> None:
         """What is held has nowhere else to go: it is stored whatever ``max_bytes`` says, as ``scheduler`` bounds it
-        too."""
-        intake = self.intake
-        if not intake.held:
+        too. A slow disk has the time that it takes, as for what is on its way there; what comes back from one that
+        does not work is tried again, until that has stored nothing more for :data:`_LAST`."""
+        intake, spool = self.intake, self.spool
+        if not intake.held and not spool.storing:
             return
-        self.spool.max_bytes = _UNBOUNDED
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST):
-                while intake.held:
-                    intake.room()
-                    intake.look()
-                    await asyncio.sleep(0.01)
+        spool.max_bytes = _UNBOUNDED
+        least = intake.held + spool.storing
+        left = _LAST
+        while (intake.held or spool.storing) and left > 0:
+            if not spool.storing or not spool.full:  # else it says itself when there is room
+                intake.room()
+                intake.look()
+            await asyncio.sleep(_STEP)
+            if intake.held + spool.storing < least:
+                least = intake.held + spool.storing
+                left = _LAST
+            elif not spool.storing:
+                left -= _STEP
         if intake.held:
             logger.error(
                 "messages are lost that were held, as the spool cannot store them",
-                extra={"upstream": self._name, "messages": intake.held, "reason": self.spool.problem},
+                extra={"upstream": self._name, "messages": intake.held, "reason": spool.problem},
             )
 
     def configure(self, config: Amqp) -> None:

@@ -116,8 +116,9 @@ class Spool:
         self._closing = False
         #: What has been removed, and is not queued yet.
         self._later: Transaction | None = None
-        #: Bytes of memory that wait for the disk.
+        #: Bytes of memory that wait for the disk, and how many messages they are.
         self._waiting = 0
+        self.storing = 0
         #: Batches that do; how often storing one has failed; and those that were asked for before that was heard, and
         #: fail as well.
         self._asked = 0
@@ -180,6 +181,7 @@ class Spool:
             self.full = True
             return False
         self._waiting += cost
+        self.storing += len(messages)
         if not self.messages:
             self._moved = self._clock()
         for message in messages:
@@ -307,6 +309,7 @@ class Spool:
     def _settle_one(self, outcome: Outcome) -> None:
         if isinstance(outcome, Put):
             self._waiting -= outcome.size + COST * len(outcome.messages)
+            self.storing -= len(outcome.messages)
             self._asked -= 1
             self._failing = max(0, self._failing - 1)
             if outcome.error is not None:
