@@ -380,12 +380,29 @@ def test_mandatory_ones_and_requests_wait(rabbitmq: RabbitMQ, wire: Wire, spoole
 
 
 def test_a_rate_is_kept_exactly_and_nobody_waits(rabbitmq: RabbitMQ, spooled: Spooled) -> None:
-    """The rate is told from when each message may come at the earliest, which holds on any machine. One that is busy
-    gives them late at times, and then makes up for it, so that the latest is no later than the first ones."""
-    count = 150
+    """The rate is told from when each message may come at the earliest: none is earlier, on any machine, and the latest
+    are no later than the first ones. A machine that is busy may make them later, and the answers, too; so these two are
+    tried until each was seen once. What is slower than the rate, or waits for it, is so each time."""
+    unseen = {"and no slower", "nobody waits for the rate"}
+    ends = time.monotonic() + PATIENCE
     with rabbitmq.channel() as channel:
         channel.exchange_declare("spool.paced", "fanout")
         channel.queue_bind("spool.q", "spool.paced")
+    while unseen and time.monotonic() < ends:
+        acknowledged, late = _paced(rabbitmq, spooled, 150)
+        assert min(late) >= 0, "no faster"
+        if min(late[100:]) < min(late[BURST:]) + 0.05:
+            unseen.discard("and no slower")
+        if acknowledged < (len(late) - BURST) / 100:
+            unseen.discard("nobody waits for the rate")
+    with rabbitmq.channel() as channel:
+        channel.exchange_delete("spool.paced")
+    assert not unseen
+
+
+def _paced(rabbitmq: RabbitMQ, spooled: Spooled, count: int) -> tuple[float, list[float]]:
+    """Publish so many to ``spool.paced`` at once. Seconds until all are acknowledged, and how much later than at the
+    earliest each of them has come."""
     with spooled.listener() as publisher, rabbitmq.channel() as channel:
         started = time.monotonic()
         for number in range(count):
@@ -401,12 +418,7 @@ def test_a_rate_is_kept_exactly_and_nobody_waits(rabbitmq: RabbitMQ, spooled: Sp
             if len(found) == count:
                 break
     assert found == [b"%d" % number for number in range(count)]
-    assert acknowledged < times[-1], "nobody waits for the rate"
-    late = [at - started - (number + 1 - BURST) / 100 for number, at in enumerate(times)]
-    assert min(late) >= 0, "no faster"
-    assert min(late[-count // 3 :]) < min(late[BURST:]) + 0.05, "and no slower"
-    with rabbitmq.channel() as channel:
-        channel.exchange_delete("spool.paced")
+    return acknowledged - started, [at - started - (number + 1 - BURST) / 100 for number, at in enumerate(times)]
 
 
 def test_a_queue_does_not_grow(rabbitmq: RabbitMQ, spooled: Spooled) -> None:
