@@ -213,7 +213,8 @@ class DatabaseFile:
         sql.execute("BEGIN IMMEDIATE")
         try:
             yield sql
-            self._grow()
+            with contextlib.suppress(DiskFullError):  # who stores something insists on it: hold()
+                self._grow()
             self.committing = True
             sql.execute("COMMIT")
             self.committed = True

@@ -263,18 +263,10 @@ def allocated_for(it: List) -> bool:
     return it.file.files.base.stat().st_size >= scalar(it.file.sql, "PRAGMA page_count") * FORM.page
 
 
-@pytest.mark.parametrize("what", ["a probe", "a transaction that stores nothing"])
-def test_what_is_in_the_log_has_its_room_in_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+def test_what_a_probe_leaves_in_the_log_has_its_room_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else somebody who fills the disk before the next checkpoint keeps the log from being copied, for good."""
-
-    def grow() -> None:
-        if what == "a probe":
-            it.file.probe()
-        else:
-            with it.file.transaction():
-                it.put(20, 4000)
 
     def full(file: int, size: int) -> None:
         raise DiskFullError
@@ -286,9 +278,29 @@ def test_what_is_in_the_log_has_its_room_in_the_file(
         patch.setattr("sidecar.storage.database.allocate", full)
         pages = scalar(it.file.sql, "PRAGMA page_count")
         with pytest.raises(DiskFullError):
-            grow()
+            it.file.probe()
         assert scalar(it.file.sql, "PRAGMA page_count") == pages
-    grow()
+    it.file.probe()
     assert scalar(it.file.sql, "PRAGMA page_count") > pages
     assert allocated_for(it)
+    it.file.close()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_a_removal_needs_gets_its_room_if_there_is_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """It goes on without: nothing else could make room."""
+
+    def none(file: int, size: int) -> None:
+        raise DiskFullError
+
+    it = opened(tmp_path)
+    it.file.checkpoint()
+    if full:
+        monkeypatch.setattr("sidecar.storage.database.allocate", none)
+    with it.file.transaction():
+        it.put(20, 4000)
+    assert it.file.committed
+    assert allocated_for(it) is not full
     it.file.close()
