@@ -8,7 +8,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -154,7 +154,7 @@ def _measure(
 ) -> str | None:
     """Measure and print; the section, or None when there were failed requests."""
     conditions = Conditions(
-        command=shlex.join(["make", "bench", *([f"ARGS={shlex.join(sys.argv[1:])}"] if sys.argv[1:] else [])]),
+        command=_command(sys.argv[1:], os.environ),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         load_average=os.getloadavg()[0],
         repeats=repeats or part.repeats,
@@ -174,6 +174,17 @@ def _measure(
         print(f"bench: {errors} requests failed, so these figures mean nothing", file=sys.stderr)
         return None
     return part.section(results, names, conditions)
+
+
+def _command(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """What measures again, with the interpreter that was asked for."""
+    python = environment.get("PYTHON", "python3")
+    words = ["make", "bench"]
+    if python != "python3":
+        words.append(f"PYTHON={python}")
+    if arguments:
+        words.append(f"ARGS={shlex.join(arguments)}")
+    return shlex.join(words)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.__main__ import PAGE, _options
+from bench.__main__ import PAGE, _command, _options
 
 
 def test_everything_is_measured_and_written_by_default() -> None:
@@ -37,3 +37,11 @@ def test_what_makes_no_sense_is_refused(arguments: list[str], capsys: pytest.Cap
     with pytest.raises(SystemExit, match="2"):
         _options(arguments)
     assert capsys.readouterr().err
+
+
+def test_the_section_says_how_it_is_measured_again() -> None:
+    assert _command([], {"PYTHON": "python3"}) == "make bench"
+    arguments = ["--part", "http"]
+    assert (
+        _command(arguments, {"PYTHON": "/usr/bin/python3"}) == "make bench PYTHON=/usr/bin/python3 'ARGS=--part http'"
+    )
