@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from sidecar.amqp.relay.connections import BrokerConnection
-    from sidecar.amqp.relay.session import Session
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 #: Seconds without a word of the broker, and without a confirm, after which it is given up.
 STUCK_SECONDS: Final = 5.0
@@ -15,20 +12,43 @@ STUCK_SECONDS: Final = 5.0
 STEP: Final = 0.5
 
 
+class Watched(Protocol):
+    """What is asked of a session."""
+
+    @property
+    def started(self) -> float: ...
+
+    @property
+    def channels(self) -> Mapping[int, Any]: ...
+
+    @property
+    def amqp_stats(self) -> Any: ...
+
+
+class Heard(Protocol):
+    """What is asked of the connection to its broker."""
+
+    @property
+    def reads(self) -> int: ...
+
+    @property
+    def reading_paused(self) -> bool: ...
+
+
 class Watchdog:
     """Looks at the broker of one session."""
 
     __slots__ = ("_broker", "_looked", "_reads", "_session", "_silent")
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Watched) -> None:
         self._session = session
         #: Who was looked at, what it has said so far (:attr:`Connection.reads`), and for how long it has been so much.
-        self._broker: BrokerConnection | None = None
+        self._broker: Heard | None = None
         self._reads = 0
         self._silent = 0.0
         self._looked = session.started
 
-    def look(self, broker: BrokerConnection, now: float) -> bool:
+    def look(self, broker: Heard, now: float) -> bool:
         """Now and then; whether it is to be given up."""
         passed, self._looked = now - self._looked, now
         deaf = broker.reading_paused or self._session.amqp_stats.blocked
