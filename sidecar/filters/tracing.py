@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _B3_FIELDS: Final = (b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags")
 #: The field of a new trace, and where its ids stand there.
 _BEGIN: Final = b"traceparent: 00-"
-_TRACE_ID: Final = slice(len(_BEGIN), len(_BEGIN) + 32)
-_SPAN_ID: Final = slice(len(_BEGIN) + 33, len(_BEGIN) + 49)
+_TRACE_ID: Final = len(_BEGIN)
+_SPAN_ID: Final = _TRACE_ID + 33
 
 
 class Tracing(Filter):
@@ -78,11 +78,13 @@ class Tracing(Filter):
         sampling = self._sampling
         if self._w3c and not self._b3:
             line = self._lines.take()
-            if sampling.share and sampling.sampled(line[_TRACE_ID].decode()):
-                self._begin(x, Trace(line[_TRACE_ID].decode(), line[_SPAN_ID].decode(), "", SAMPLED))
-            else:
-                # Nearly every new trace. Its ids are on the wire and nowhere else; a log line reads them there.
-                head.add_line(line)
+            if sampling.share:
+                trace_id = line[_TRACE_ID : _TRACE_ID + 32].decode()
+                if sampling.sampled(trace_id):
+                    self._begin(x, Trace(trace_id, line[_SPAN_ID : _SPAN_ID + 16].decode(), "", SAMPLED))
+                    return
+            # Nearly every new trace. Its ids are on the wire and nowhere else; a log line reads them there.
+            head.add_line(line)
             return
         trace_id = parent_id = ""
         sampled = None
