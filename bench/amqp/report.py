@@ -60,7 +60,8 @@ def tables(results: Results, names: Sequence[str]) -> str:
                 continue
             direct, traced = (pairs(results, name, base, case) for base in (BASELINE, TRACED))
             row = [name, "" if name in (BASELINE, TRACED) else cell(samples, lambda s: s.cpu, digits=1)]
-            row.append(_each([_cost(*each) for each in pairs(results, name, HAPROXY, case)], 2))
+            relayed = [] if name == TRACED else pairs(results, name, HAPROXY, case)
+            row.append(_each([_cost(*each) for each in relayed], 2))
             if case.rate:
                 row += [
                     cell(samples, _p50),
