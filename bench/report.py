@@ -108,8 +108,8 @@ def section(results: Results, names: Sequence[str], conditions: Conditions) -> s
     """What docs/benchmarks.md says about it, without the title."""
     reached = goal_lines(goals(results))
     return f"""Measured by `{conditions.command}`. Each figure is the median of {conditions.repeats}
-repeats of {conditions.seconds} turns of a second, with the lowest and highest in parentheses and, after ×, its ratio to
-Envoy's; so are the goals. Ratios are those of turns next to each other, and the median of these.
+repeats of {conditions.seconds} s, in turns of a second, with the lowest and highest turn in parentheses and, after ×,
+its ratio to Envoy's. Ratios, of the goals too, are those of turns next to each other, and the median of these.
 
 {("### Goals" + chr(10) + chr(10) + reached + chr(10)) if reached else ""}
 ### Figures

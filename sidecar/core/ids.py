@@ -36,13 +36,13 @@ class IdLines:
     """Lines that are alike but for the ids in them, each handed out once: ``form``, with a digit in place of each
     asterisk. So what is said of every exchange in the same words is not put together for each of them."""
 
-    __slots__ = ("_at", "_blank", "_columns", "_lines", "_rng", "_size")
+    __slots__ = ("_at", "_columns", "_form", "_lines", "_rng", "_size")
 
     def __init__(self, rng: random.Random, form: bytes) -> None:
         self._rng = rng
         self._size = len(form)
         self._columns = [column for column, byte in enumerate(form) if byte == _DIGIT]
-        self._blank = form * _LINES
+        self._form = form
         self._lines = b""
         self._at = 0
 
@@ -57,7 +57,7 @@ class IdLines:
 
     def _made(self) -> bytes:
         """Column by column: so many copies of bytes are quicker than to put together line by line."""
-        lines = bytearray(self._blank)
+        lines = bytearray(self._form * _LINES)
         digits = self._rng.randbytes(len(self._columns) * _LINES // 2).hex().encode()
         for number, column in enumerate(self._columns):
             lines[column :: self._size] = digits[number * _LINES : (number + 1) * _LINES]

@@ -90,9 +90,9 @@ def acknowledged(publisher: Listener, count: int, seconds: float = PATIENCE) -> 
     assert not publisher.methods(commands.Basic.Nack)
 
 
-def arrived(broker: RabbitMQ, count: int, first: int = 0) -> None:
+def arrived(broker: RabbitMQ, count: int, first: int = 0, spooled: Spooled | None = None) -> None:
     """All, in order. (What was sent and could not be removed from a spool on such a disk may come twice, even after
-    what is published later.)"""
+    what is published later.) If not, what ``spooled`` says of itself."""
     wanted = range(first, first + count)
     found: list[int] = []
 
@@ -100,7 +100,12 @@ def arrived(broker: RabbitMQ, count: int, first: int = 0) -> None:
         found.extend(int(body.split()[0]) for body in bodies(broker, "disk.q"))
         return set(found) >= set(wanted)
 
-    wait_for(complete, lambda: f"all have come; not {sorted(set(wanted) - set(found))[:10]}")
+    def problem() -> str:
+        missing = sorted(set(wanted) - set(found))
+        text = f"all have come; {len(missing)} have not: {missing[:10]}"
+        return text if spooled is None else f"{text}; {spooled.view()}; {spooled.sidecar.output()[-4000:]}"
+
+    wait_for(complete, problem)
     order = first_times([number for number in found if number in wanted])
     turns = [(a, b) for a, b in itertools.pairwise(order) if b != a + 1]
     assert not turns, f"one after the other, out of order: {turns[:10]}"
@@ -129,7 +134,7 @@ def test_the_disk_is_full(rabbitmq: RabbitMQ, wire: Wire, tmp_path: Path) -> Non
         spooled.attached()
         relays(spooled, rabbitmq)
         acknowledged(publisher, MANY)
-        arrived(rabbitmq, MANY)
+        arrived(rabbitmq, MANY, spooled=spooled)
         # It is empty now, so some can be stored again; and with more room, all.
         wait_for(lambda: not spooled.spool()["problem"], "it works again")
         wire.cut()
@@ -139,7 +144,7 @@ def test_the_disk_is_full(rabbitmq: RabbitMQ, wire: Wire, tmp_path: Path) -> Non
         spooled.sidecar.mount("-o", "remount,size=64m")
         acknowledged(publisher, 2 * MANY)
         wire.mend()
-        arrived(rabbitmq, MANY, MANY)
+        arrived(rabbitmq, MANY, MANY, spooled)
         # It is told of once each time that it is tried again, not once a message.
         assert len(spooled.errors()) <= 2 + (time.monotonic() - began) / RETRY
 
