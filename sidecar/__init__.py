@@ -27,7 +27,7 @@ backoff                   how long to wait before the next attempt
 balancer                  picks one endpoint out of those that are eligible
 balancing                 picking endpoints: what the configuration says of it, and its trial by a validation
 basic                     of balancers: that go by turns or chance alone
-batch, write batch        small writes to a broker that leave as one, at the end of a read or after a short time
+batch, write batch        small writes that leave as one: publishes and their answers while there is a backlog
 binding                   the rule by which an exchange of a broker hands messages to a queue or to another exchange
 body                      what follows a message's head
 breaker, circuit breaker  closed: calls pass; open: they are refused at once; half-open: a few pass to find out
@@ -269,7 +269,7 @@ quantile                  the value that a share of the latest ones does not exc
 queue                     what waits in line; a broker's queue holds messages for its consumers
 race                      two things at once of which one wins: a kept connection that closes just as it is used
 rate limit                so many per second on average, so many at once at most
-reading                   a story as those who look for its cause see it
+reading                   what has come of a peer at once; a story as those who look for its cause see it
 reason                    why a message became a dead letter
 reconnect                 to find a new broker for a session that has lost its own
 record                    one entry of a database or file

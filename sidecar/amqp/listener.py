@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.amqp.admission import DRAINING, NO_BROKER, OVERLOADED, Admission
 from sidecar.amqp.broker_probe import BrokerProbe
+from sidecar.amqp.flow.batches import Looks
 from sidecar.amqp.flow.policy import Policy
 from sidecar.amqp.flow.scheduler import Scheduler
 from sidecar.amqp.flow.stats import AmqpStats
@@ -55,6 +56,7 @@ class AmqpListener(Port):
         self.rng = rng
         self.amqp_stats = AmqpStats()
         self.policy = Policy(config, self.amqp_stats, self.clock)
+        self.looks = Looks(self.loop.call_later)
         self.scheduler = Scheduler(config.hold, self.amqp_stats, self.clock, self.loop.call_at)
         self.scheduler.on_room = self._on_room
         #: Those that have come through their handshake.
@@ -63,8 +65,7 @@ class AmqpListener(Port):
         self.stopped = {}
         #: Who knows of an alarm of the broker: sessions, the watcher, the replay.
         self._alarmed: dict[SessionState | str, None] = {}
-        self.paused = False
-        self.work_is_over = False
+        self.paused = self.work_is_over = False
         self._app_is_well = True
         #: The breakers whose being open pauses deliveries; set by the agent.
         self.pause_on: Callable[[], Sequence[CircuitBreaker]] = _nobody
@@ -188,7 +189,6 @@ class AmqpListener(Port):
         self.see_to_room()
 
     def see_to_room(self) -> None:
-        """Somebody has come or gone, or there is room for another number of them."""
         limiter = self._limiter
         if limiter is not None and limiter.full:
             self.admission.shut(OVERLOADED, f"all {limiter.active} places are taken: bulkhead.max_connections")

@@ -223,10 +223,9 @@ class Buffered(PublishPath):
                 tags.append(publish.tag)
         self.measure()
         self.behind.set(False)
-        if not confirms.unanswered:
-            self._hurry()
-            if self.leaving != inf:
-                session.listener.loop.call_soon(self.emptied)
+        self._now_unanswered(confirms.unanswered)
+        if not confirms.unanswered and self.leaving != inf:
+            session.listener.loop.call_soon(self.emptied)
         answers = confirms.answers(tags)
         if positive:
             session.amqp_stats.acks_by_broker += len(tags)

@@ -253,8 +253,7 @@ class Direct(PublishPath):
                 if publish.trace is not None:
                     error = "" if positive else "nacked"
                     self.session.tracing.published(publish.trace, publish.route, publish.since, error)
-        if not confirms.unanswered:
-            self._hurry()
+        self._now_unanswered(confirms.unanswered)
         answers = confirms.answers(tags)
         if confirms.same:
             return None
@@ -271,8 +270,7 @@ class Direct(PublishPath):
             self._confirmed(confirms, confirms.take_run(first, last))
             return True
         publish.route.stats.confirmed += confirms.answer_front(last)
-        if not confirms.unanswered:
-            self._hurry()
+        self._now_unanswered(confirms.unanswered)
         return True
 
     def acked_up_to(self, last: int) -> bool:
@@ -289,5 +287,4 @@ class Direct(PublishPath):
             if publish.trace is not None:
                 self.session.tracing.published(publish.trace, publish.route, publish.since)
             confirms.answered(first, last)
-        if not confirms.unanswered:
-            self._hurry()
+        self._now_unanswered(confirms.unanswered)

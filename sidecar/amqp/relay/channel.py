@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.relay.acks import Unacked, pinned
+from sidecar.amqp.flow.unacked import Unacked
 from sidecar.amqp.relay.connections import OPEN, PENDING_FULL
 from sidecar.amqp.relay.deliveries import (
     DISCARD,
@@ -16,6 +16,7 @@ from sidecar.amqp.relay.deliveries import (
     PartialMessage,
     PausedDelivery,
     ReturnSpan,
+    pinned,
 )
 from sidecar.amqp.relay.publishing import PIECE, IncomingPublish, PublishPath, size_at
 from sidecar.amqp.wire.constants import BASIC_CONSUME, BASIC_DELIVER, BASIC_RETURN, CHANNEL_CLOSE, METHOD
@@ -148,14 +149,17 @@ class Channel:
         self.offset = 0
 
     @property
+    def ready(self) -> bool:
+        """Nothing of the client waits on it, and the client is not in the middle of a publish."""
+        return self.pending is None and self.publish.route is None
+
+    @property
     def idle(self) -> bool:
         """Nothing would be lost or done twice by closing it now."""
         path = self.path
-        if path.held or self.unacked.count or self.pending is not None:
+        if path.held or path.backlog or self.unacked.count:
             return False
-        if self.passing or isinstance(self.incoming, PartialMessage):
-            return False
-        return self.publish.route is None and (path.confirms is None or not path.confirms.unanswered)
+        return self.ready and not self.passing and not isinstance(self.incoming, PartialMessage)
 
     @property
     def closes(self) -> bool:

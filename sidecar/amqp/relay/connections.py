@@ -1,15 +1,11 @@
-"""The two ends of a session: the accepted connection, and the one to a broker.
-
-Small writes to a broker may be collected for a short time, and leave as one (:class:`WriteBatch`).
-"""
+"""The two ends of a session: the accepted connection, and the one to a broker."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
+from sidecar.amqp.flow.batches import BacklogBatch, LingerBatch
 from sidecar.amqp.wire.frames import FrameReader
 from sidecar.amqp.wire.handshake import HANDSHAKE_FRAME_MAX
 from sidecar.amqp.wire.methods import HEARTBEAT_FRAME
@@ -17,7 +13,7 @@ from sidecar.exchange.phases import CONNECTING
 from sidecar.net.sockets import Pausable, keep_alive
 
 if TYPE_CHECKING:
-    from sidecar.amqp.flow.lanes import Handle
+    from sidecar.amqp.flow.batches import WriteBatch
     from sidecar.amqp.relay.session_state import Port, SessionState
     from sidecar.endpoints.endpoint import Endpoint
 
@@ -32,102 +28,19 @@ OPEN: Final = 0
 CLOSING: Final = 1
 CLOSED: Final = 2
 
-#: So many bytes are not worth waiting for more, bytes.
-FULL: Final = 64 << 10
-
-
-class WriteBatch:
-    """Small writes to a broker, collected for one connection. Sans-I/O.
-
-    The first write after a pause leaves at once, so whoever writes seldom loses nothing by it; what follows it within
-    ``linger`` waits for the end of that time. A batch that is full leaves before. Whoever waits for the answers to what
-    it has written would wait in vain for more to come: it says so (:meth:`hurry`). Everything leaves in the order in
-    which it came. ``linger`` (seconds) is the longest that anything waits, and may be changed
-    at any time; ``write`` takes what leaves."""
-
-    __slots__ = ("_call_later", "_clock", "_free", "_parts", "_timer", "_write", "linger", "size")
-
-    def __init__(
-        self,
-        linger: float,
-        write: Callable[[bytes], None],
-        clock: Callable[[], float],
-        call_later: Callable[[float, Callable[[], None]], Handle],
-    ) -> None:
-        self.linger = linger
-        #: Bytes that wait.
-        self.size = 0
-        self._write = write
-        self._clock = clock
-        self._call_later = call_later
-        self._parts: list[bytes] = []
-        self._timer: Handle | None = None
-        #: When something may leave without waiting for more.
-        self._free = -inf
-
-    def add(self, data: bytes) -> None:
-        """Write it, soon; never before what was given earlier."""
-        if not self._parts:
-            # No timer as long as nothing waits: they would cost those who write seldom more than they save.
-            now = self._clock()
-            wait = self._free - now
-            if wait <= 0:
-                self._free = now + self.linger
-                self._write(data)
-                return
-            if self._timer is None:
-                self._timer = self._call_later(wait, self._due)
-        self._parts.append(data)
-        self.size += len(data)
-        if self.size >= FULL:
-            self.flush()
-
-    def send(self, data: bytes) -> None:
-        """Write it now, together with all that waits."""
-        if self._parts:
-            self._parts.append(data)
-            self.flush()
-        else:
-            self._write(data)
-
-    def flush(self) -> None:
-        """Write what waits now."""
-        parts = self._parts
-        if parts:
-            self._parts = []
-            self.size = 0
-            self._free = self._clock() + self.linger
-            self._write(parts[0] if len(parts) == 1 else b"".join(parts))
-
-    def hurry(self) -> None:
-        """All that has left was answered: what waits leaves, and what comes next leaves at once."""
-        if self._parts:
-            self.flush()
-        self._free = -inf
-
-    def close(self) -> None:
-        """Write what waits, and leave no timer behind."""
-        self.hurry()
-        timer = self._timer
-        if timer is not None:
-            self._timer = None
-            timer.cancel()
-
-    def _due(self) -> None:
-        self._timer = None
-        self.flush()
-
 
 class Connection(Pausable):
     """What both ends do alike."""
 
-    __slots__ = ("heard", "reader", "reads", "said", "session", "silent", "state", "stops")
+    __slots__ = ("batch", "heard", "reader", "reads", "said", "session", "silent", "state", "stops")
 
     session: SessionState
 
     def __init__(self) -> None:
         Pausable.__init__(self)
         self.reader = FrameReader(HANDSHAKE_FRAME_MAX)
+        #: Where what is written soon waits for others, once the handshake is over.
+        self.batch: WriteBatch | None = None
         self.state = OPEN
         self.stops = 0
         #: How often something has come.
@@ -141,7 +54,32 @@ class Connection(Pausable):
         """Send it, unless the connection is gone."""
         if data and self.state != CLOSED:
             self.said = True
-            self.transport.write(data)
+            batch = self.batch
+            if batch is None:
+                self.transport.write(data)
+            else:
+                batch.send(data)
+
+    def write_soon(self, data: bytes, count: int, backlog: int) -> None:
+        """Send so many publishes, or answers to them; they may wait for others, as so many have still to be
+        answered."""
+        batch = self.batch
+        if batch is None:
+            self.write(data)
+        elif data and self.state != CLOSED:
+            self.said = True
+            batch.add(data, count, backlog)
+
+    def flush(self) -> None:
+        """Send what waits for others now."""
+        if self.batch is not None:
+            self.batch.flush()
+
+    def lost(self) -> None:
+        """It is gone, and whatever waits with it."""
+        self.state = CLOSED
+        if self.batch is not None:
+            self.batch.drop()
 
     def beat(self) -> bool:
         """Half a heartbeat's time is over: say something if nothing was said. ``False``: the peer has not been heard
@@ -215,8 +153,13 @@ class ClientConnection(Connection):
             broker.go(OTHER_FULL)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.state = CLOSED
+        self.lost()
         self.session.client_lost()
+
+    def collect(self, port: Port) -> None:
+        """Let answers to publishes leave together."""
+        if self.batch is None:
+            self.batch = BacklogBatch(self.transport.write, port.looks)
 
     def close(self) -> None:
         self.session.shut_down("the sidecar is shutting down")
@@ -228,14 +171,12 @@ class ClientConnection(Connection):
 class BrokerConnection(Connection):
     """The end that leads to a broker."""
 
-    __slots__ = ("batch", "endpoint")
+    __slots__ = ("endpoint",)
 
     def __init__(self, session: SessionState, endpoint: Endpoint) -> None:
         Connection.__init__(self)
         self.session = session
         self.endpoint = endpoint
-        #: Where small publishes are collected, if they are.
-        self.batch: WriteBatch | None = None
 
     def chosen(self, endpoint: Endpoint) -> None:
         """Another address of the same name was quicker."""
@@ -246,27 +187,13 @@ class BrokerConnection(Connection):
         self.endpoint = endpoint
 
     def collect(self, port: Port) -> None:
-        """Let small publishes leave together, where that is configured."""
+        """Let small publishes leave together."""
         settings = port.config.batch
-        if settings is not None:
-            self.batch = WriteBatch(settings.linger, self.transport.write, port.clock, port.loop.call_later)
-
-    def write(self, data: bytes) -> None:
-        batch = self.batch
-        if batch is None:
-            Connection.write(self, data)
-        elif data and self.state != CLOSED:
-            self.said = True
-            batch.send(data)
-
-    def write_soon(self, data: bytes) -> None:
-        """Publishes: they may wait for others."""
-        batch = self.batch
-        if batch is None:
-            Connection.write(self, data)
-        elif data and self.state != CLOSED:
-            self.said = True
-            batch.add(data)
+        write = self.transport.write
+        if settings is None:
+            self.batch = BacklogBatch(write, port.looks)
+        else:
+            self.batch = LingerBatch(settings.linger, write, port.clock, port.loop.call_later)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -285,7 +212,5 @@ class BrokerConnection(Connection):
         self.session.client.go(OTHER_FULL)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.batch is not None:
-            self.batch.close()
-        self.state = CLOSED
+        self.lost()
         self.session.broker_lost(self, exc)

@@ -1,5 +1,9 @@
 """Messages of the broker that do not pass to the client as they come in: they are paused, wait for their rest, or are
-nobody's any more."""
+nobody's any more. And what the client says of those that it has got (AMQP 0-9-1 §1.8.3.12 to 14: ``basic.ack``,
+``basic.reject``, ``basic.nack``, ``basic.recover``).
+
+A client can only mean deliveries that it has got, and the broker only those of its own connection.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +13,24 @@ from typing import TYPE_CHECKING, Final
 from sidecar.amqp.relay.connections import OPEN
 from sidecar.amqp.wire import content
 from sidecar.amqp.wire.constants import (
+    BASIC_ACK,
     BASIC_DELIVER,
     BASIC_GET_OK,
+    BASIC_NACK,
+    BASIC_REJECT,
     BODY,
     FRAME_OVERHEAD,
     HEADER,
+    METHOD,
     UNEXPECTED_FRAME,
     AmqpError,
 )
-from sidecar.amqp.wire.methods import Arguments, method_of
+from sidecar.amqp.wire.methods import Arguments, basic_ack, basic_nack, method_of, settlement
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.tracing import MessageTrace, MessageTracing
     from sidecar.amqp.relay.channel import Channel
+    from sidecar.amqp.relay.session_state import SessionState
 
 _size_at: Final = Struct(">I").unpack_from
 
@@ -198,3 +207,73 @@ class PartialMessage(IncomingMessage):
         # Every piece costs something, small ones too.
         self._cost += size + 64
         self.channel.session.withheld += size + 64
+
+
+def settle(session: SessionState, channel: Channel, method: int, data: bytes, start: int, end: int) -> bytes | None:
+    """Take an ``ack``, ``nack`` or ``reject`` of deliveries; return what goes on in its place (``None``: itself)."""
+    tag, bits = settlement(data, start, end)
+    multiple = bool(bits & 1) and method != BASIC_REJECT
+    if multiple and tag == 0:
+        tag = channel.unacked.last()
+        if tag:
+            frame = pinned(channel, data[start:end])
+            return settle(session, channel, method, frame, 0, end - start) or frame
+        return b""
+    if multiple and channel.paused and tag >= channel.paused[0].tag:
+        return _around(session, channel, method, tag, bool(bits & 2))
+    _settled(session, channel, tag, multiple, method == BASIC_ACK)
+    offset = channel.offset
+    if offset and tag:
+        # Deliveries of a connection that is gone: the broker has long given them to somebody else.
+        return (
+            data[start : start + 11] + (tag - offset).to_bytes(8, "big") + data[start + 19 : end]
+            if tag > offset
+            else b""
+        )
+    return None
+
+
+def pinned(channel: Channel, frame: bytes) -> bytes:
+    """Return a frame of the client; one that settles "all so far" says up to which delivery that is. The client cannot
+    have meant what is on its way here just now, or paused."""
+    if len(frame) == 21 and frame[0] == METHOD and method_of(frame, 0, 21) in (BASIC_ACK, BASIC_NACK):
+        tag, bits = settlement(frame, 0, 21)
+        if tag == 0 and bits & 1:
+            return frame[:11] + channel.unacked.last().to_bytes(8, "big") + frame[19:]
+    return frame
+
+
+def _around(session: SessionState, channel: Channel, method: int, tag: int, requeue: bool) -> bytes:
+    """Settle all deliveries up to ``tag``, but for the paused ones: the client does not know of them."""
+    frames = []
+    for each in channel.unacked.tags(tag):
+        if method == BASIC_ACK:
+            frames.append(basic_ack(channel.number, each - channel.offset, False))
+        else:
+            frames.append(basic_nack(channel.number, each - channel.offset, False, requeue))
+        _settled(session, channel, each, False, method == BASIC_ACK)
+    return b"".join(frames)
+
+
+def acked(session: SessionState, channel: Channel, first: int, last: int) -> bool:
+    """Take an ``ack`` for each of these deliveries (``first`` is 0: for all up to ``last``), if that may pass as it is;
+    return whether it was taken."""
+    if channel.offset or (not first and channel.paused and last >= channel.paused[0].tag):
+        return False
+    settled = channel.unacked.settled_front(first, last)
+    if settled:
+        session.amqp_stats.unacked -= settled
+    else:
+        _noted(session, channel.unacked.settled_run(first, last), True)
+    return True
+
+
+def _settled(session: SessionState, channel: Channel, tag: int, multiple: bool, taken: bool) -> None:
+    _noted(session, channel.unacked.settled(tag, multiple), taken)
+
+
+def _noted(session: SessionState, notes: list[object], taken: bool) -> None:
+    for note in notes:
+        if isinstance(note, DeliverySpan):
+            note.settled(session.tracing, taken)
+    session.amqp_stats.unacked -= len(notes)

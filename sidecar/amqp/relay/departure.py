@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.relay.acks import settle
 from sidecar.amqp.relay.channel import REPLIES
+from sidecar.amqp.relay.deliveries import settle
 from sidecar.amqp.wire.constants import (
     BASIC_ACK,
     BASIC_NACK,

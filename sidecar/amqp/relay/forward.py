@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.flow.policy import KnownRoute
 from sidecar.amqp.relay import answers, control
-from sidecar.amqp.relay.acks import acked, settle
 from sidecar.amqp.relay.channel import Channel
 from sidecar.amqp.relay.connections import OPEN
+from sidecar.amqp.relay.deliveries import acked, settle
 from sidecar.amqp.relay.publishing import size_at
-from sidecar.amqp.wire import content, runs
+from sidecar.amqp.relay.reading import Reading
+from sidecar.amqp.wire import content
 from sidecar.amqp.wire.constants import (
     BASIC_ACK,
     BASIC_DELIVER,
@@ -35,18 +36,18 @@ from sidecar.amqp.wire.constants import (
 )
 from sidecar.amqp.wire.methods import method_of, settlement
 from sidecar.amqp.wire.runs import ACK_SIZE, ACKS, COUNT, DELIVERIES, KIND, PUBLISHES, whole_numbers
-from sidecar.amqp.wire.splice import Splice
 
 if TYPE_CHECKING:
     from sidecar.amqp.relay.connections import BrokerConnection
     from sidecar.amqp.relay.session import Session
-
-#: What a client says of deliveries.
-_SETTLING: Final = frozenset({BASIC_ACK, BASIC_NACK, BASIC_REJECT})
+    from sidecar.amqp.wire.splice import Splice
 
 #: Where a method's number has its last octet, and what that is: enough to guess by. No run is shorter than an ack.
 _METHOD_AT: Final = 10
 _PUBLISH: Final = BASIC_PUBLISH & 0xFF
+
+#: What a client says of deliveries.
+_SETTLING: Final = frozenset({BASIC_ACK, BASIC_NACK, BASIC_REJECT})
 
 _u64: Final = Struct(">Q").unpack_from
 
@@ -66,10 +67,10 @@ def pass_to_broker(session: Session, data: bytes) -> bool:
         return False
     number, first, last, consumer = run
     channel = session.channels.get(number)
-    if consumer is not None or channel is None or not _ready(channel) or not acked(session, channel, first, last):
+    if consumer is not None or channel is None or not channel.ready or not acked(session, channel, first, last):
         return False
     session.touched = session.listener.clock()
-    session.broker_publish(data)
+    session.broker_write_soon(data, 0, 0)
     return True
 
 
@@ -80,7 +81,7 @@ def _pass_publishes(session: Session, data: bytes, limit: int) -> bool:
         return False
     count, number, key, traced = run
     channel = session.channels.get(number)
-    if channel is None or not _ready(channel):
+    if channel is None or not channel.ready:
         return False
     if known is None or known.key is not key or known.version != session.policy.version:
         session.known = known = KnownRoute(key, session.routes.find(key), session.policy.version)
@@ -88,13 +89,8 @@ def _pass_publishes(session: Session, data: bytes, limit: int) -> bool:
     if not channel.path.pass_whole(known.route, len(data), count, 0 if traced is data else count, now):
         return False
     session.touched = now
-    session.broker_publish(traced)
+    session.broker_write_soon(traced, count, channel.path.backlog)
     return True
-
-
-def _ready(channel: Channel) -> bool:
-    """Nothing waits on it, and the client is not in the middle of a publish."""
-    return channel.pending is None and channel.publish.route is None
 
 
 def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
@@ -102,12 +98,7 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
     connection; whatever came before it has been passed on."""
     flow = _FromClient(session, data, frames[0][2])
     try:
-        for kind, number, start, end in frames:
-            if kind < PUBLISHES:
-                flow.take(kind, number, start, end)
-            elif not flow.take_run(kind, number, start, end):
-                for each in runs.frames(data, start, end):
-                    flow.take(each[0], each[1], each[2], each[3])
+        flow.take_all(frames)
         if flow.opened is not None:
             flow.opened.publish.set_aside(flow.splice, flow.end)
     except AmqpError:
@@ -117,22 +108,17 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
         flow.send()
 
 
-class _FromClient:
+class _FromClient(Reading):
     """What is read of the client at once, on its way to the broker."""
 
-    __slots__ = ("end", "now", "opened", "session", "splice", "start", "urgent")
+    __slots__ = ("now", "opened", "session")
 
     def __init__(self, session: Session, data: bytes, start: int) -> None:
+        Reading.__init__(self, data, start)
         self.session = session
-        self.splice = Splice(data, start)
         self.now = session.listener.clock()
-        #: The frame or run that is being taken.
-        self.start = start
-        self.end = start
         #: The channel whose publish began in ``data`` and is still incomplete.
         self.opened: Channel | None = None
-        #: The client waits for an answer.
-        self.urgent = False
 
     def _set_aside(self, opened: Channel, start: int) -> None:
         """Another channel's frame in the middle of a publish: what there is of that one waits with its channel."""
@@ -140,13 +126,12 @@ class _FromClient:
         self.opened = None
 
     def take_run(self, kind: int, number: int, start: int, end: int) -> bool:
-        """Take a run as one, if that can be; return whether it was taken."""
         self.start = start
         self.end = end
         channel = self.session.channels.get(number)
         if self.opened is not None and channel is not self.opened:
             self._set_aside(self.opened, start)
-        if channel is None or not _ready(channel):
+        if channel is None or not channel.ready:
             return False
         data = self.splice.data
         count = kind >> COUNT
@@ -158,11 +143,12 @@ class _FromClient:
             # The two names stand between a reserved short and an octet of bits.
             key = data[start + 13 : start + int(size_at(data, start + 3)[0]) + FRAME_OVERHEAD - 2]
             route = self.session.routes.find(key)
-            return channel.path.pass_run(self.splice, start, end, route, count, self.now)
+            if channel.path.pass_run(self.splice, start, end, route, count, self.now):
+                self.counts(channel.path, count)
+                return True
         return False
 
     def take(self, kind: int, number: int, start: int, end: int) -> None:
-        """Take a frame. Raises :class:`AmqpError`."""
         session = self.session
         splice = self.splice
         data = splice.data
@@ -222,6 +208,7 @@ class _FromClient:
             publish.add(splice, start, end)
         if publish.left == 0:
             channel.path.submit(publish, splice, end, self.now)
+            self.counts(channel.path, 1)
             self.opened = None
 
     def _write(self) -> None:
@@ -240,7 +227,7 @@ class _FromClient:
             if self.urgent:
                 session.broker_write(out)
             else:
-                session.broker_publish(out)
+                session.broker_write_soon(out, self.count, self.backlog)
 
 
 def pass_to_client(session: Session, broker: BrokerConnection, data: bytes) -> bool:
@@ -260,12 +247,17 @@ def pass_to_client(session: Session, broker: BrokerConnection, data: bytes) -> b
         return False
     if consumer is not None:
         session.consumer = consumer
-        passes = session.consumer_pause.deliver_run(channel, consumer, first, last)
-    else:
-        passes = channel.path.acked(first, last) if first else channel.path.acked_up_to(last)
-    if passes:
+        if not session.consumer_pause.deliver_run(channel, consumer, first, last):
+            return False
         session.client_write(data)
-    return passes
+        return True
+    path = channel.path
+    before = path.backlog
+    if not (path.acked(first, last) if first else path.acked_up_to(last)):
+        return False
+    left = path.backlog
+    session.client_write_soon(data, before - left, left)
+    return True
 
 
 def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
@@ -273,12 +265,7 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
     the protocol."""
     flow = _FromBroker(session, data, frames[0][2])
     try:
-        for kind, number, start, end in frames:
-            if kind < PUBLISHES:
-                flow.take(kind, number, start, end)
-            elif not flow.take_run(kind, number, start, end):
-                for each in runs.frames(data, start, end):
-                    flow.take(each[0], each[1], each[2], each[3])
+        flow.take_all(frames)
     except AmqpError:
         flow.end = flow.start
         raise
@@ -286,24 +273,20 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
         flow.send()
 
 
-class _FromBroker:
+class _FromBroker(Reading):
     """What is read of the broker at once, on its way to the client."""
 
-    __slots__ = ("_begun", "_opened", "end", "session", "splice", "start")
+    __slots__ = ("_begun", "_opened", "session")
 
     def __init__(self, session: Session, data: bytes, start: int) -> None:
+        Reading.__init__(self, data, start)
         self.session = session
-        self.splice = Splice(data, start)
-        #: The frame or run that is being taken.
-        self.start = start
-        self.end = start
         #: With a spool: the channel that is being talked on, and where its last message begins. The client gets whole
         #: ones, as the broker may be lost in the middle of one.
         self._opened: Channel | None = None
         self._begun = 0
 
     def take_run(self, kind: int, number: int, start: int, end: int) -> bool:
-        """Take a run as one, if that can be; return whether it was taken."""
         session = self.session
         self.start = start
         self.end = end
@@ -317,7 +300,12 @@ class _FromBroker:
         kind &= KIND
         if kind == ACKS:
             first: int = _u64(data, start + 11)[0]
-            return channel.path.acked(first, first + count - 1)
+            before = channel.path.backlog
+            if not channel.path.acked(first, first + count - 1):
+                return False
+            self.counts(channel.path, before - channel.path.backlog)
+            return True
+        self.urgent = True
         if kind == DELIVERIES:
             at = start + 12 + data[start + 11]
             first = _u64(data, at)[0]
@@ -325,7 +313,6 @@ class _FromBroker:
         return False
 
     def take(self, kind: int, number: int, start: int, end: int) -> None:
-        """Take a frame. Raises :class:`AmqpError`."""
         session = self.session
         splice = self.splice
         data = splice.data
@@ -335,8 +322,10 @@ class _FromBroker:
         if self._opened is not None and channel is not self._opened:
             self._leave(self._opened, start)
         if session.refused and number in session.refused:
+            self.urgent = True
             new = answers.on_refused(session, kind, number, data, start, end)
         elif channel is None:
+            self.urgent = True
             # A close must not overtake what came before it.
             splice.until(start)
             session.client_write(splice.take())
@@ -348,8 +337,12 @@ class _FromBroker:
             method = method_of(data, start, end)
             if method in (BASIC_ACK, BASIC_NACK):
                 tag, bits = settlement(data, start, end)
+                before = channel.path.backlog
                 new = channel.path.answered(tag, bool(bits & 1), method == BASIC_ACK)
+                self.counts(channel.path, before - channel.path.backlog)
+                self.urgent = self.urgent or method == BASIC_NACK
             else:
+                self.urgent = True
                 if method == BASIC_DELIVER:
                     new = session.consumer_pause.deliver(channel, data, start, end)
                 else:
@@ -358,8 +351,10 @@ class _FromBroker:
                     self._opened = channel
                     self._begun = start
         elif channel.incoming is not None:
+            self.urgent = True
             new = channel.incoming.take(data, start, end)
         else:
+            self.urgent = True
             if kind == BODY:
                 channel.passing -= end - start - FRAME_OVERHEAD
             elif kind == HEADER:
@@ -383,7 +378,11 @@ class _FromBroker:
         if self._opened is not None:
             self._leave(self._opened, self.end)
         self.splice.until(self.end)
-        self.session.client_write(self.splice.take())
+        out = self.splice.take()
+        if self.urgent:
+            self.session.client_write(out)
+        else:
+            self.session.client_write_soon(out, self.count, self.backlog)
 
 
 def _answer(session: Session, channel: Channel, splice: Splice, method: int, start: int, end: int) -> bytes | None:

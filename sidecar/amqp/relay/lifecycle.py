@@ -297,6 +297,7 @@ class Lifecycle:
             client.state = CLOSED
             reset(client.transport)
             if broker is not None and broker.state != CLOSED:
+                broker.flush()
                 broker.state = CLOSED
                 if broker.transport.get_write_buffer_size():
                     broker.transport.abort()

@@ -217,6 +217,12 @@ class PublishPath(Sender):
         self.confirms: Confirms | None = None
 
     @property
+    def backlog(self) -> int:
+        """Publishes that the broker has not answered, and will."""
+        confirms = self.confirms
+        return 0 if confirms is None else confirms.unanswered
+
+    @property
     def busy(self) -> bool:
         """Something of it is still to be done, whether its client waits for that or not."""
         return self.held > 0
@@ -273,11 +279,11 @@ class PublishPath(Sender):
         """The same for all publishes up to this number."""
         return False
 
-    def _hurry(self) -> None:
-        """Nothing is unanswered: no more is to be waited for."""
+    def _now_unanswered(self, count: int) -> None:
+        """The broker has answered, and has so many still to answer: what waits for others may not wait any longer."""
         broker = self.session.broker
         if broker is not None and broker.batch is not None:
-            broker.batch.hurry()
+            broker.batch.answered(count)
 
     def broker_lost(self, now: float) -> None:
         """The broker is gone, and with it what it has not confirmed."""

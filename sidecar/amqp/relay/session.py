@@ -147,6 +147,7 @@ class Session(SessionState):
         port = self.port
         self.routes = self.policy.routes(self.vhost)
         self.known = None
+        self.client.collect(port)
         self.amqp_stats.connections += 1
         self.counted = True
         port.opened(self)

@@ -13,6 +13,7 @@ from sidecar.exchange.listener import Listener
 if TYPE_CHECKING:
     from random import Random
 
+    from sidecar.amqp.flow.batches import Looks
     from sidecar.amqp.flow.gates import Gate
     from sidecar.amqp.flow.lanes import Sender
     from sidecar.amqp.flow.policy import KnownRoute, Policy, RouteTable
@@ -41,6 +42,8 @@ class Port(Listener):
     policy: Policy
     tracing: MessageTracing
     rng: Random
+    #: What looks after small writes that wait.
+    looks: Looks
     amqp_stats: AmqpStats
     ephemeral: EphemeralQueues
     #: Sessions that are not read from because the hold is full: since when, and what their last publish waits for.
@@ -175,17 +178,26 @@ class SessionState(Exchange):
             self.count_out(len(data))
             self.client.write(data)
 
+    def client_write_soon(self, data: bytes, count: int, backlog: int) -> None:
+        """The same for answers to so many publishes, which may leave together with later ones: on their channel the
+        broker has so many still to answer."""
+        state = self.client.state
+        if data and (state == OPEN or (state == CLOSING and not self.reason)):
+            self.count_out(len(data))
+            self.client.write_soon(data, count, backlog)
+
     def broker_write(self, data: bytes) -> None:
         """Send to the broker, if it is there."""
         broker = self.broker
         if data and broker is not None:
             broker.write(data)
 
-    def broker_publish(self, data: bytes) -> None:
-        """The same for publishes, which may leave together with later ones."""
+    def broker_write_soon(self, data: bytes, count: int, backlog: int) -> None:
+        """The same for so many publishes, which may leave together with later ones: on their channel the broker has so
+        many still to answer."""
         broker = self.broker
         if broker is not None:
-            broker.write_soon(data)
+            broker.write_soon(data, count, backlog)
 
     def link(self, linked: bool) -> None:
         """Whether there is a connection to a broker that counts as one."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp.relay.acks import Unacked
+from sidecar.amqp.flow.unacked import Unacked
 from support.examples import examples
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp.relay.connections import FULL, WriteBatch
+from sidecar.amqp.flow.batches import FULL, LingerBatch
 from support.clock import Loop
 
 LINGER: Final = 0.005
@@ -18,16 +18,19 @@ class Wire:
     def __init__(self) -> None:
         self.loop = Loop(0.0)
         self.writes: list[tuple[float, bytes]] = []
-        self.batch = WriteBatch(
+        self.batch = LingerBatch(
             LINGER,
             lambda data: self.writes.append((self.loop.now, data)),
             self.loop,
             lambda delay, call: self.loop.call_at(self.loop.now + delay, call),
         )
 
+    def add(self, data: bytes) -> None:
+        self.batch.add(data, 1, 1000)
+
     def at(self, when: float, data: bytes) -> None:
         self.loop.run_until(when)
-        self.batch.add(data)
+        self.add(data)
 
 
 def test_what_comes_alone_leaves_at_once() -> None:
@@ -41,7 +44,7 @@ def test_what_comes_alone_leaves_at_once() -> None:
 def test_what_comes_soon_after_is_collected() -> None:
     wire = Wire()
     for data in (b"a", b"b", b"c"):
-        wire.batch.add(data)
+        wire.add(data)
     wire.at(0.004, b"d")
     assert wire.batch.size == 3
     wire.loop.run_until(1.0)
@@ -65,20 +68,20 @@ def test_a_stream_leaves_once_in_a_time() -> None:
 
 def test_a_full_batch_does_not_wait() -> None:
     wire = Wire()
-    wire.batch.add(b"first")
-    wire.batch.add(b"x" * (FULL - 2))
-    wire.batch.add(b"y")
+    wire.add(b"first")
+    wire.add(b"x" * (FULL - 2))
+    wire.add(b"y")
     assert len(wire.writes) == 1
-    wire.batch.add(b"z")
+    wire.add(b"z")
     assert wire.writes[1:] == [(0.0, b"x" * (FULL - 2) + b"yz")]
-    wire.batch.add(b"w" * FULL)
+    wire.add(b"w" * FULL)
     assert wire.writes[2:] == [(0.0, b"w" * FULL)]
 
 
 def test_what_must_leave_takes_along_what_waits() -> None:
     wire = Wire()
-    wire.batch.add(b"a")
-    wire.batch.add(b"b")
+    wire.add(b"a")
+    wire.add(b"b")
     wire.batch.send(b"c")
     wire.batch.send(b"d")
     assert wire.writes == [(0.0, b"a"), (0.0, b"bc"), (0.0, b"d")]
@@ -87,8 +90,8 @@ def test_what_must_leave_takes_along_what_waits() -> None:
 def test_flushing() -> None:
     wire = Wire()
     wire.batch.flush()
-    wire.batch.add(b"a")
-    wire.batch.add(b"b")
+    wire.add(b"a")
+    wire.add(b"b")
     wire.batch.flush()
     wire.batch.flush()
     assert wire.writes == [(0.0, b"a"), (0.0, b"b")]
@@ -98,18 +101,18 @@ def test_whoever_waits_for_answers_does_not_wait_here() -> None:
     wire = Wire()
     for i in range(100):
         wire.at(i * 0.0003, b"x")
-        wire.batch.hurry()
+        wire.batch.answered(0)
     assert [when for when, _ in wire.writes] == [pytest.approx(i * 0.0003) for i in range(100)]
     assert not wire.loop.armed()
 
 
-def test_hurrying_lets_out_what_waits() -> None:
+def test_the_last_answer_lets_out_what_waits() -> None:
     wire = Wire()
-    wire.batch.add(b"a")
-    wire.batch.add(b"b")
-    wire.batch.hurry()
-    wire.batch.add(b"c")
-    wire.batch.add(b"d")
+    wire.add(b"a")
+    wire.add(b"b")
+    wire.batch.answered(0)
+    wire.add(b"c")
+    wire.add(b"d")
     assert wire.writes == [(0.0, b"a"), (0.0, b"b"), (0.0, b"c")]
     wire.loop.run_until(LINGER)
     assert wire.writes[3:] == [(LINGER, b"d")]
@@ -117,17 +120,19 @@ def test_hurrying_lets_out_what_waits() -> None:
 
 def test_the_end() -> None:
     wire = Wire()
-    wire.batch.add(b"a")
-    wire.batch.add(b"b")
-    wire.batch.close()
-    assert wire.writes == [(0.0, b"a"), (0.0, b"b")]
+    wire.add(b"a")
+    wire.add(b"b")
+    wire.batch.drop()
+    assert wire.batch.size == 0
     assert not wire.loop.armed()
-    wire.batch.close()
+    wire.batch.drop()
+    wire.batch.flush()
+    assert wire.writes == [(0.0, b"a")]
 
 
 def test_another_linger() -> None:
     wire = Wire()
-    wire.batch.add(b"a")
+    wire.add(b"a")
     wire.batch.linger = 1.0
     wire.at(LINGER / 2, b"b")
     wire.at(LINGER * 2, b"c")
@@ -140,7 +145,7 @@ def test_another_linger() -> None:
     st.lists(
         st.tuples(
             st.floats(0, 0.02),
-            st.sampled_from(["add", "add", "add", "add", "send", "flush", "hurry", "close"]),
+            st.sampled_from(["add", "add", "add", "add", "send", "flush", "answered"]),
             st.sampled_from([1, 10, 500, FULL // 3, FULL]),
         ),
         max_size=60,
@@ -156,9 +161,11 @@ def test_everything_leaves_in_order_and_in_time(steps: list[tuple[float, str, in
             data = bytes((number,)) * size
             expected += data
             given_at.append((wire.loop.now, len(expected)))
-            (wire.batch.add if what == "add" else wire.batch.send)(data)
+            (wire.add if what == "add" else wire.batch.send)(data)
+        elif what == "flush":
+            wire.batch.flush()
         else:
-            {"flush": wire.batch.flush, "hurry": wire.batch.hurry, "close": wire.batch.close}[what]()
+            wire.batch.answered(0)
         left = b"".join(data for _, data in wire.writes)
         assert len(left) + wire.batch.size == len(expected)
         assert wire.batch.size < FULL
