@@ -356,6 +356,7 @@ def test_mandatory_ones_and_requests_wait(rabbitmq: RabbitMQ, wire: Wire, spoole
         client.publish(1, "", "spool.nowhere", b"mandatory", mandatory=True)
         client.publish(1, "", "spool.q", b"request", Properties(reply_to="amq.rabbitmq.reply-to"))
         client.publish(1, "spool.other", "key", b"third")
+        wait_for(listener.answered, "the third is on the disk")
         time.sleep(0.3)
         assert listener.answered() == {3}
         assert spooled.spool()["messages"] == 1
