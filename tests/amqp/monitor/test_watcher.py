@@ -192,16 +192,17 @@ def test_it_hurries_when_a_gate_is_urgent(rabbit: RabbitMQ) -> None:
             hurried = clock()
             gate.urgent = True
             gate.on_urgent()
-            await until(lambda: len(gate.asked) == 8, "then often")
+            await until(lambda: len(gate.asked) >= 8, "then often")
             assert gate.asked[0] < hurried < gate.asked[1] < hurried + settings.watch_interval, "not before, but soon"
             for before, after in zip(gate.asked[1:-1], gate.asked[2:], strict=True):
                 assert after - before >= queue_watch.URGENT - 0.003
             gate.urgent = False
+            asked = len(gate.asked)
             for _ in range(3):
                 gate.on_urgent()
                 await asyncio.sleep(0)
             await asyncio.sleep(0.2)
-            assert len(gate.asked) <= 10, "not more often, however often one asks it to"
+            assert len(gate.asked) <= asked + 2, "not more often, however often one asks it to"
         finally:
             await watcher.close()
 
