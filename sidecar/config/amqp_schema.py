@@ -186,7 +186,7 @@ PARTITION = Section(
 
 BATCH = Section(
     AmqpBatch,
-    "Small publishes are collected, and leave in one write.",
+    "Publishes wait for others for a time of your choice, and leave in one write.",
     {
         "linger": Key(Duration("1ms", "1s"), "The longest that one waits for more of them.", "5ms", required=True),
     },
@@ -228,7 +228,7 @@ AMQP = Section(
             "Exchanges (in any vhost) whose messages are spread over several routing keys.",
             {"ai.tasks": {"count": 10, "by": "agent_id"}},
         ),
-        "batch": Key(BATCH, BATCH.doc + " There is none unless it is given."),
+        "batch": Key(BATCH, BATCH.doc + " Otherwise only while nobody misses them."),
     },
     cross=cross_schema.amqp(),
 )

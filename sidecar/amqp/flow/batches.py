@@ -39,7 +39,7 @@ class WriteBatch:
 
     def add(self, data: bytes, count: int, backlog: int) -> None:
         """Write it, soon; never before what was given earlier. ``count``: the publishes in it, or what is answered by
-        it; ``backlog``: how many have still to be answered by then."""
+        it, and 0 if it is something else; ``backlog``: how many have still to be answered, these publishes included."""
         raise NotImplementedError
 
     def answered(self, backlog: int) -> None:
@@ -100,20 +100,21 @@ class Looks:
 
 
 class BacklogBatch(WriteBatch):
-    """Publishes wait while the broker has 16 times as many to answer; its answers while 16 times as many are to come.
+    """Publishes wait while 16 times as many are to be answered, they included; answers while 16 times as many are to
+    come.
 
-    If answers come at an even pace, what waits leaves before a sixteenth of those before it has come: the broker never
-    runs out of work, and nobody's answer takes longer by more than a sixteenth each way. What has no backlog leaves at
+    If answers come at an even pace, what waits leaves before a sixteenth of the backlog is done: the broker never runs
+    out of work, and nobody's answer takes longer by more than about a sixteenth each way. What has no backlog leaves at
     once. At whatever pace they come, nothing waits for longer than twice :data:`LOOK_SECONDS`.
     """
 
-    __slots__ = ("_count", "_looked_at", "_looks", "_old")
+    __slots__ = ("_count", "_listed", "_looks", "_old")
 
     def __init__(self, write: Callable[[bytes], None], looks: Looks) -> None:
         WriteBatch.__init__(self, write)
         self._looks = looks
         #: It is among those that are looked at.
-        self._looked_at = False
+        self._listed = False
         #: How many wait, and whether they did at the last look.
         self._count = 0
         self._old = False
@@ -124,8 +125,8 @@ class BacklogBatch(WriteBatch):
             self._count = 0
             self.send(data)
             return
-        if not self._looked_at:
-            self._looked_at = True
+        if not self._listed:
+            self._listed = True
             self._looks.add(self)
         self._wait(data)
 
@@ -146,8 +147,8 @@ class BacklogBatch(WriteBatch):
         """Let go what has waited for long enough; return whether something may still wait."""
         if self._old:
             self.flush()
-        self._old = self._looked_at = bool(self._parts)
-        return self._looked_at
+        self._old = self._listed = bool(self._parts)
+        return self._listed
 
 
 class LingerBatch(WriteBatch):

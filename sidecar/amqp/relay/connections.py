@@ -61,8 +61,8 @@ class Connection(Pausable):
                 batch.send(data)
 
     def write_soon(self, data: bytes, count: int, backlog: int) -> None:
-        """Send so many publishes, or answers to them; they may wait for others, as so many have still to be
-        answered."""
+        """Send so many publishes, or answers to them (0: something else); they may wait for others, as so many have
+        still to be answered."""
         batch = self.batch
         if batch is None:
             self.write(data)

@@ -111,7 +111,7 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
 class _FromClient(Reading):
     """What is read of the client at once, on its way to the broker."""
 
-    __slots__ = ("now", "opened", "session")
+    __slots__ = ("now", "opened", "session", "settles")
 
     def __init__(self, session: Session, data: bytes, start: int) -> None:
         Reading.__init__(self, data, start)
@@ -119,6 +119,8 @@ class _FromClient(Reading):
         self.now = session.listener.clock()
         #: The channel whose publish began in ``data`` and is still incomplete.
         self.opened: Channel | None = None
+        #: It settles deliveries: who waits for that has nothing to do with publishes.
+        self.settles = False
 
     def _set_aside(self, opened: Channel, start: int) -> None:
         """Another channel's frame in the middle of a publish: what there is of that one waits with its channel."""
@@ -137,6 +139,7 @@ class _FromClient(Reading):
         count = kind >> COUNT
         kind &= KIND
         if kind == ACKS:
+            self.settles = True
             first: int = _u64(data, start + 11)[0]
             return acked(self.session, channel, first, first + count - 1)
         if kind == PUBLISHES:
@@ -144,7 +147,7 @@ class _FromClient(Reading):
             key = data[start + 13 : start + int(size_at(data, start + 3)[0]) + FRAME_OVERHEAD - 2]
             route = self.session.routes.find(key)
             if channel.path.pass_run(self.splice, start, end, route, count, self.now):
-                self.counts(channel.path, count)
+                self.note(channel.path, count)
                 return True
         return False
 
@@ -179,6 +182,7 @@ class _FromClient(Reading):
                 self.opened = channel
                 return
             if method in _SETTLING:
+                self.settles = True
                 new = settle(session, channel, method, data, start, end)
             else:
                 self._write()
@@ -208,7 +212,7 @@ class _FromClient(Reading):
             publish.add(splice, start, end)
         if publish.left == 0:
             channel.path.submit(publish, splice, end, self.now)
-            self.counts(channel.path, 1)
+            self.note(channel.path, 1)
             self.opened = None
 
     def _write(self) -> None:
@@ -227,7 +231,7 @@ class _FromClient(Reading):
             if self.urgent:
                 session.broker_write(out)
             else:
-                session.broker_write_soon(out, self.count, self.backlog)
+                session.broker_write_soon(out, 0 if self.settles else self.count, self.backlog)
 
 
 def pass_to_client(session: Session, broker: BrokerConnection, data: bytes) -> bool:
@@ -303,7 +307,7 @@ class _FromBroker(Reading):
             before = channel.path.backlog
             if not channel.path.acked(first, first + count - 1):
                 return False
-            self.counts(channel.path, before - channel.path.backlog)
+            self.note(channel.path, before - channel.path.backlog)
             return True
         self.urgent = True
         if kind == DELIVERIES:
@@ -339,7 +343,7 @@ class _FromBroker(Reading):
                 tag, bits = settlement(data, start, end)
                 before = channel.path.backlog
                 new = channel.path.answered(tag, bool(bits & 1), method == BASIC_ACK)
-                self.counts(channel.path, before - channel.path.backlog)
+                self.note(channel.path, before - channel.path.backlog)
                 self.urgent = self.urgent or method == BASIC_NACK
             else:
                 self.urgent = True

@@ -294,9 +294,11 @@ class Lifecycle:
         if session.end():
             self.timer.close()
             client, broker = session.client, session.broker
+            client.flush()  # it would publish again what it does not know to be confirmed
             client.state = CLOSED
             reset(client.transport)
             if broker is not None and broker.state != CLOSED:
+                # With a spool it is in there by now, and may come twice; but not all that waits may be spooled.
                 broker.flush()
                 broker.state = CLOSED
                 if broker.transport.get_write_buffer_size():

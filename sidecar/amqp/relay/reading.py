@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Reading:
     """Frames, and runs of them, that are taken one after the other; the splice has what passes."""
 
-    __slots__ = ("count", "end", "path", "splice", "start", "urgent")
+    __slots__ = ("_paths", "count", "end", "splice", "start", "urgent")
 
     def __init__(self, data: bytes, start: int) -> None:
         self.splice = Splice(data, start)
@@ -24,14 +24,15 @@ class Reading:
         self.end = start
         #: What passes has to leave at once: there is something else in it than what may wait for more of its kind.
         self.urgent = False
-        #: How many publishes there are in it that may, or that are answered by it; and the path of the last.
+        #: How many publishes there are in it that may, or that are answered by it; and their paths.
         self.count = 0
-        self.path: PublishPath | None = None
+        self._paths: list[PublishPath] = []
 
     @property
     def backlog(self) -> int:
-        """How many publishes of that path have still to be answered."""
-        return 0 if self.path is None else self.path.backlog
+        """How many publishes have still to be answered, on the channel of these where they are fewest: it must not wait
+        behind another one."""
+        return min([path.backlog for path in self._paths], default=0)
 
     def take_all(self, frames: list[tuple[int, int, int, int]]) -> None:
         """Take these. Raises :class:`AmqpError`; whatever came before that frame has been taken."""
@@ -50,7 +51,9 @@ class Reading:
         """Take a run as one, if that can be; return whether it was taken."""
         raise NotImplementedError
 
-    def counts(self, path: PublishPath, count: int) -> None:
-        """So many more publishes are in it, or are answered by it."""
+    def note(self, path: PublishPath, count: int) -> None:
+        """So many more publishes of this path are in it, or are answered by it."""
         self.count += count
-        self.path = path
+        paths = self._paths
+        if not paths or paths[-1] is not path:
+            paths.append(path)

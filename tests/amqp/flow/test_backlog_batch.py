@@ -4,20 +4,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.amqp.flow.batches import FULL, LOOK_SECONDS, SHARE, BacklogBatch, Looks
-from support.clock import Loop
+from support.writes import Writes
 
 
-class Wire:
-    """A batch, its clock, and what has left it: time and bytes of each write."""
+class Wire(Writes):
+    """A batch, its clock, and what has left it."""
 
     def __init__(self) -> None:
-        self.loop = Loop(0.0)
-        self.writes: list[tuple[float, bytes]] = []
-        self.looks = Looks(lambda delay, call: self.loop.call_at(self.loop.now + delay, call))
+        Writes.__init__(self)
+        self.looks = Looks(self.call_later)
         self.batch = self.another()
 
     def another(self) -> BacklogBatch:
-        return BacklogBatch(lambda data: self.writes.append((self.loop.now, data)), self.looks)
+        return BacklogBatch(self.write, self.looks)
 
 
 def test_what_has_no_backlog_before_it_leaves_at_once() -> None:
@@ -167,21 +166,13 @@ def test_everything_leaves_in_order_in_time_and_in_reason(steps: list[tuple[floa
             wire.batch.answered(backlog)
         else:
             wire.batch.flush()
-        left = b"".join(data for _, data in wire.writes)
+        left = wire.left()
         assert len(left) + wire.batch.size == len(expected)
         assert wire.batch.size < FULL
         if what in ("send", "flush") or backlog < SHARE:
             assert left == expected
         assert len(wire.loop.armed()) <= 1
     wire.loop.run_until(wire.loop.now + 1.0)
-    assert b"".join(data for _, data in wire.writes) == expected
+    assert wire.left() == expected
     assert not wire.loop.armed()
-    done = 0
-    left_at: list[tuple[float, int]] = []
-    for when, data in wire.writes:
-        assert data
-        done += len(data)
-        left_at.append((when, done))
-    for when, upto in given_at:
-        left_when = next(time for time, total in left_at if total >= upto)
-        assert when <= left_when <= when + 2 * LOOK_SECONDS + 1e-9
+    wire.in_time(given_at, 2 * LOOK_SECONDS)

@@ -7,23 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.amqp.flow.batches import FULL, LingerBatch
-from support.clock import Loop
+from support.writes import Writes
 
 LINGER: Final = 0.005
 
 
-class Wire:
-    """A batch, its clock, and what has left it: time and bytes of each write."""
+class Wire(Writes):
+    """A batch, its clock, and what has left it."""
 
     def __init__(self) -> None:
-        self.loop = Loop(0.0)
-        self.writes: list[tuple[float, bytes]] = []
-        self.batch = LingerBatch(
-            LINGER,
-            lambda data: self.writes.append((self.loop.now, data)),
-            self.loop,
-            lambda delay, call: self.loop.call_at(self.loop.now + delay, call),
-        )
+        Writes.__init__(self)
+        self.batch = LingerBatch(LINGER, self.write, self.loop, self.call_later)
 
     def add(self, data: bytes) -> None:
         self.batch.add(data, 1, 1000)
@@ -166,21 +160,13 @@ def test_everything_leaves_in_order_and_in_time(steps: list[tuple[float, str, in
             wire.batch.flush()
         else:
             wire.batch.answered(0)
-        left = b"".join(data for _, data in wire.writes)
+        left = wire.left()
         assert len(left) + wire.batch.size == len(expected)
         assert wire.batch.size < FULL
         if what != "add":
             assert left == expected
         assert len(wire.loop.armed()) <= 1
     wire.loop.run_until(wire.loop.now + 1.0)
-    assert b"".join(data for _, data in wire.writes) == expected
+    assert wire.left() == expected
     assert not wire.loop.armed()
-    done = 0
-    left_at: list[tuple[float, int]] = []
-    for when, data in wire.writes:
-        assert data
-        done += len(data)
-        left_at.append((when, done))
-    for when, upto in given_at:
-        left_when = next(time for time, total in left_at if total >= upto)
-        assert when <= left_when <= when + LINGER + 1e-9
+    wire.in_time(given_at, LINGER)

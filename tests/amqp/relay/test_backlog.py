@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -88,12 +88,16 @@ def test_nothing_waits_for_long() -> None:
 def test_few_publishes_do_not_wait() -> None:
     stage = Stage()
     client, broker = stage.open(1, confirms=True)
-    for number in range(15):
+    for _ in range(15):
         client.says(publish(1, "k"))
         broker.gets(publish(1, "k"))
-        if number > 5:
-            broker.says(ack(1, number - 5))
-            client.gets(ack(1, number - 5))
+    for number in range(15):
+        broker.says(ack(1, number + 1))
+        client.gets(ack(1, number + 1))
+    client.says(*[publish(1, "k")] * 15)
+    assert broker.heard()
+    client.says(publish(1, "k"))  # it is the sixteenth
+    broker.gets_nothing()
     stage.over()
 
 
@@ -141,6 +145,35 @@ def test_a_channel_without_a_backlog_does_not_wait_for_another_one() -> None:
     broker.says(ack(1, 1))
     broker.says(ack(2, 1))
     client.gets(ack(1, 1), ack(2, 1))
+    stage.over()
+
+
+@pytest.mark.parametrize("said", [(1, 2), (2, 1), (1, 2, 1)], ids=str)
+def test_nor_if_both_are_in_one_reading(said: tuple[int, ...]) -> None:
+    stage, client, broker = begun(1, 2)
+    client.says(b"".join(publish(channel, "k") for channel in said))
+    broker.gets(*[publish(channel, "k") for channel in said])
+    broker.says(b"".join(ack(channel, 1) for channel in said[:2]))
+    client.gets(*[ack(channel, 1) for channel in said[:2]])
+    stage.over()
+
+
+@pytest.mark.parametrize("many", [1, 2])
+@pytest.mark.parametrize("channel", [1, 2])
+@pytest.mark.parametrize("settle", [ack, nack])
+@pytest.mark.parametrize("first", [True, False])
+def test_what_settles_deliveries_does_not_wait_with_a_publish(
+    first: bool, settle: Callable[[int, int], bytes], channel: int, many: int
+) -> None:
+    stage, client, broker = begun(1, 2)
+    client.says(consume(channel, "q", "c"))
+    broker.says(consume_ok(channel, "c"))
+    broker.says(*[deliver(channel, "c", tag + 1) for tag in range(many)])
+    broker.heard()
+    settling = b"".join(settle(channel, tag + 1) for tag in range(many))
+    said = settling + publish(1, "a") if first else publish(1, "a") + settling
+    client.says(said)
+    broker.gets(said)
     stage.over()
 
 
@@ -192,6 +225,46 @@ def test_a_chosen_time_is_for_publishes_alone() -> None:
     assert broker.heard() == b""
     stage.advance(0.1)
     broker.gets(publish(1, "a") * 20)
+    stage.over()
+
+
+def test_who_is_aborted_has_heard_and_published_before() -> None:
+    stage, client, broker = begun(1)
+    broker.says(ack(1, 1))
+    client.says(publish(1, "a"))
+    (session,) = stage.listener.sessions
+    session.abort()
+    client.gets(ack(1, 1))
+    broker.gets(publish(1, "a"))
+    stage.over()
+
+
+def test_with_a_spool_publishes_wait_though_the_client_wants_no_confirms() -> None:
+    stage = KeptStage()
+    client, broker = stage.open(1)
+    client.says(*[publish(1, "k")] * 40)
+    assert broker.heard()
+    client.says(publish(1, "a"))
+    broker.gets_nothing()
+    stage.advance(2 * LOOK_SECONDS)
+    broker.gets(publish(1, "a"))
+    stage.over()
+
+
+def test_a_broker_that_is_lost_with_a_spool_has_answered_before() -> None:
+    stage = KeptStage()
+    client, broker = stage.open(1, confirms=True)
+    client.says(*[publish(1, "k")] * 40)
+    broker.heard()
+    broker.says(ack(1, 1))
+    client.says(publish(1, "a"))
+    broker.breaks()
+    stage.advance(1.0)
+    assert broker.heard() == b""
+    answered = client.frames()
+    assert answered[0] == ack(1, 1), "once, and then what is safe on the disk"
+    assert answered.count(ack(1, 1)) == 1
+    assert stage.port.spool.messages == 40
     stage.over()
 
 
