@@ -149,7 +149,7 @@ its ratio to Envoy's. Ratios, of the goals too, are those of turns next to each 
   follow from the throughput. At one connection p50 is what the proxy adds, and most of that is waking sleeping cores,
   four times for each request; so HAProxy, which needs a fraction of the instructions, is hardly quicker there.
 - Envoy and HAProxy use more cores by themselves; a sidecar process uses one.
-- HAProxy is the leaner proxy by far. It is here to show what is possible, and Envoy because it is the usual sidecar.
+- HAProxy is here to show what a proxy in C takes, and Envoy because it is the usual sidecar.
 - Small differences are drift: look at the span in parentheses before believing one.
 """
 
