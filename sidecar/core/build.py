@@ -22,6 +22,9 @@ PYTHON: Final = "python"
 #: One module of the hot path; either all of it is compiled or none (setup.py).
 _SAMPLE: Final = "sidecar.core.ids"
 
+#: C or PYTHON, by the extension's name; without those whose modules nobody has imported.
+_chosen: Final[dict[str, str]] = {}
+
 
 @functools.cache
 def build() -> str:
@@ -30,17 +33,21 @@ def build() -> str:
     return INTERPRETED if spec is None or (spec.origin or "").endswith((".py", ".pyc")) else COMPILED
 
 
-@functools.cache
 def scanner() -> str:
-    """Return what reads ordinary heads: :data:`C` where the scanner was built and ``SIDECAR_SCANNER`` does not do
-    without it, else :data:`PYTHON`."""
-    return _language("http/h1", "_scan")
+    """Return what reads ordinary heads: :data:`C` where the scanner was built from this source and
+    ``SIDECAR_SCANNER`` does not do without it, else :data:`PYTHON`. As long as nothing reads heads, it is told by the
+    file."""
+    return _chosen.get("_scan") or _language("http/h1", "_scan")
 
 
-@functools.cache
 def amqp_scanner() -> str:
-    """The same of what cuts AMQP into frames and finds runs of messages, which is looked for and not imported."""
-    return _language("amqp/wire", "_runs")
+    """The same of what cuts AMQP into frames and finds runs of messages."""
+    return _chosen.get("_runs") or _language("amqp/wire", "_runs")
+
+
+def chosen(extension: str, in_c: bool) -> None:
+    """Whoever may use ``extension`` says here whether it does: one that is there may be from an older source."""
+    _chosen[extension] = C if in_c else PYTHON
 
 
 def facts() -> dict[str, str]:
@@ -54,6 +61,7 @@ def described() -> str:
     return f"{build()}, heads read in {heads}, AMQP in {amqp}, Python {platform.python_version()}"
 
 
+@functools.cache
 def _language(folder: str, extension: str) -> str:
     if os.environ.get("SIDECAR_SCANNER") == PYTHON:
         return PYTHON

@@ -49,9 +49,30 @@ def test_the_scanners_go_by_what_is_there(
         path.parent.mkdir(parents=True)
         if built:
             path.touch()
+    monkeypatch.setattr(module, "_chosen", {})
     monkeypatch.setattr(module, "_folders", [str(tmp_path)])
     monkeypatch.setenv("SIDECAR_SCANNER", wanted)
-    assert (scanner.__wrapped__(), amqp_scanner.__wrapped__()) == (said, said)
+    module._language.cache_clear()
+    try:
+        assert (scanner(), amqp_scanner()) == (said, said)
+    finally:
+        module._language.cache_clear()
+
+
+def test_one_from_an_older_source_is_not_said_to_read() -> None:
+    """It lacks what this source calls, so that is done in Python."""
+    code = """
+import sys, types
+for name in ("sidecar.http.h1._scan", "sidecar.amqp.wire._runs"):
+    sys.modules[name] = types.ModuleType(name)
+from sidecar.amqp.wire import runs
+from sidecar.core import build
+from sidecar.http.h1 import scanner
+print(build.scanner(), build.amqp_scanner(), scanner.scan_request, runs.cut)
+"""
+    quiet = {name: value for name, value in os.environ.items() if name != "SIDECAR_SCANNER"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=quiet)
+    assert done.stdout.split() == ["python", "python", "None", "None"]
 
 
 def test_nothing_is_imported_for_that() -> None:

@@ -92,10 +92,15 @@ class Looks:
         self._batches.append(batch)
 
     def _look(self) -> None:
-        batches = self._batches
+        batches = iter(self._batches)
         self._batches = []
-        for batch in batches:
-            if batch.look():
+        try:
+            for batch in batches:
+                if batch.look():
+                    self.add(batch)
+        finally:
+            # If a write of one failed, what waits in the others is not forgotten.
+            for batch in batches:
                 self.add(batch)
 
 
@@ -146,7 +151,9 @@ class BacklogBatch(WriteBatch):
     def look(self) -> bool:
         """Let go what has waited for long enough; return whether something may still wait."""
         if self._old:
+            self._listed = False
             self.flush()
+            return False
         self._old = self._listed = bool(self._parts)
         return self._listed
 

@@ -13,6 +13,8 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from sidecar.core.build import chosen
+
 #: Kinds of runs, beside the types of frames; as in ``runs.h``. A run says above these eight bits how many it has.
 PUBLISHES: Final = 16
 DELIVERIES: Final = 17
@@ -52,7 +54,7 @@ if _wanted != "python":
         from sidecar.amqp.wire._runs import cut as _cut
         from sidecar.amqp.wire._runs import whole_numbers as _whole_numbers
         from sidecar.amqp.wire._runs import whole_publishes as _whole_publishes
-    except ImportError:  # it was not built
+    except ImportError:  # it was not built, or from an older source
         if _wanted == "c":
             raise
     else:
@@ -60,6 +62,7 @@ if _wanted != "python":
         add_traces = _add_traces
         whole_publishes = _whole_publishes
         whole_numbers = _whole_numbers
+chosen("_runs", cut is not None)
 
 
 def frames(data: bytes, start: int, end: int) -> list[tuple[int, int, int, int]]:

@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from sidecar.core.build import chosen
+
 if TYPE_CHECKING:
     from sidecar.http.h1._scan import Request, Response
 
@@ -53,3 +55,4 @@ if _wanted != "python":
         scan_request = request_head
         scan_response = answer_head
         end_of_head = _end_of_head
+chosen("_scan", scan_request is not None)

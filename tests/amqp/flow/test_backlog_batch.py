@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,6 +109,29 @@ def test_all_of_a_port_are_looked_at_together() -> None:
     assert wire.writes[1:] == [(2 * LOOK_SECONDS, b"bB"), (2 * LOOK_SECONDS, b"c")]
     assert not wire.loop.armed()
     assert wire.loop.woken == 2
+
+
+def test_an_error_of_one_leaves_nobody_waiting() -> None:
+    wire = Wire()
+
+    def fail(data: bytes) -> None:
+        raise OSError(data)
+
+    failing = BacklogBatch(fail, wire.looks)
+    batches = [wire.batch, failing, wire.another()]
+    for batch in batches:
+        batch.add(b"a", 1, 1000)
+    wire.loop.run_until(LOOK_SECONDS)
+    with pytest.raises(OSError, match="a"):
+        wire.loop.run_until(2 * LOOK_SECONDS)
+    wire.loop.run_until(1.0)
+    assert wire.writes == [(2 * LOOK_SECONDS, b"a"), (3 * LOOK_SECONDS, b"a")]
+    assert not wire.loop.armed()
+    # Nor does it wait itself, should there be more.
+    failing.add(b"b", 1, 1000)
+    assert wire.loop.armed()
+    with pytest.raises(OSError, match="b"):
+        wire.loop.run_until(2.0)
 
 
 def test_many_bytes_do_not_wait() -> None:
