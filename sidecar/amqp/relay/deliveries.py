@@ -71,13 +71,21 @@ class DeliverySpan:
             return
         exchange = routing_key = ""
         if self.frame:
-            arguments = Arguments(self.frame, 0, len(self.frame))
-            if method_of(self.frame, 0, len(self.frame)) == BASIC_DELIVER:
-                arguments.short_bytes()
-            arguments.skip(9)  # delivery tag, redelivered
-            exchange, routing_key = arguments.short(), arguments.short()
+            try:
+                exchange, routing_key = _whence(self.frame)
+            except AmqpError:
+                pass  # the broker has cut it short, for which nobody who settles it is to blame
         consumer = self.consumer.decode("utf-8", "replace")
         tracing.consumed(self.trace, consumer, exchange, routing_key, self.since, taken)
+
+
+def _whence(frame: bytes) -> tuple[str, str]:
+    """Exchange and routing key of a delivery, or of what was fetched. Raises :class:`AmqpError` if there are none."""
+    arguments = Arguments(frame, 0, len(frame))
+    if method_of(frame, 0, len(frame)) == BASIC_DELIVER:
+        arguments.short_bytes()
+    arguments.skip(9)  # delivery tag, redelivered
+    return arguments.short(), arguments.short()
 
 
 class ReturnSpan(DeliverySpan):

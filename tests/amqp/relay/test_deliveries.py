@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from struct import pack
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,9 +29,11 @@ from support.amqp import (
     get_ok,
     header,
     headers,
+    method,
     recover,
     recover_ok,
     returned,
+    short,
 )
 from support.examples import examples
 from support.kept import KeptStage
@@ -310,6 +314,25 @@ def test_its_trace_goes_on() -> None:
         assert client.heard() == message
         client.says(ack(1, 1))
     assert [span.trace_id for span in stage.spans] == [TRACEPARENT[3:35]] * 3
+    stage.over()
+
+
+@pytest.mark.parametrize("after_the_tag", [b"", b"\0", b"\0\3ab", b"\0\0\2q"])
+def test_nobody_is_blamed_for_what_the_broker_has_cut_short(after_the_tag: bytes) -> None:
+    """Its exchange or routing key is not there, and was not needed until the client acknowledged it."""
+    stage = KeptStage(spans=True)
+    client, broker = stage.open(1)
+    stage.consumer(client, broker, 1, "c")
+    whole = deliver(1, "c", 1, b"work", headers(traceparent=TRACEPARENT))
+    begin = method(1, 60, 60, short("c") + pack(">Q", 1) + after_the_tag)
+    message = begin + whole[len(cut(whole)[0]) :]
+    broker.says(message)
+    assert client.heard() == message
+    client.says(ack(1, 1))
+    broker.gets(ack(1, 1))
+    assert client.connected
+    [span] = stage.spans
+    assert span.trace_id == TRACEPARENT[3:35]
     stage.over()
 
 
