@@ -74,10 +74,11 @@ install: .cache/compiled/.stamp
 	@echo "Installed: .venv-compiled/bin/sidecar, compiled"
 else
 install: .venv/.stamp ## The command, as .venv/bin/sidecar (EXTRAS=amqp: with what only some need; FAST=1: compiled, .venv-compiled/bin/sidecar)
-ifneq ($(EXTRAS),)
 	@scripts/ensure-venv $(EXTRAS)
-endif
-	@echo "Installed: .venv/bin/sidecar, interpreted (make install FAST=1 compiles: two minutes, half the CPU time per request)"
+	@echo "Installed: .venv/bin/$$(.venv/bin/sidecar --version)"
+	@! .venv/bin/sidecar --version | grep -q "in Python," || \
+	    echo "Reading heads and AMQP in Python is slower: install a C compiler and Python's headers (gcc, python3-dev), then make install once more"
+	@echo "make install FAST=1 compiles its hot path: two minutes, half the CPU time per request"
 endif
 
 .PHONY: demo
@@ -99,6 +100,10 @@ else ifeq ($(ARGS),)
 else
 	@$(PY) -m pytest $(ARGS)
 endif
+
+.PHONY: test-without-c
+test-without-c: .venv/.stamp-dev ## Those of heads, smuggling and AMQP's frames with nothing read in C, as where there is no compiler
+	@export SIDECAR_SCANNER=python; $(call bounded,$(PY) -m pytest -q -n 3 $(BY_FILE) $(addprefix tests/,http amqp/wire amqp/relay) $(ARGS))
 
 .PHONY: test-newest
 test-newest: ## The same with the newest releases of everything, previews of what the sidecar needs included

@@ -50,9 +50,10 @@ def pytest_unconfigure() -> None:
 def pytest_sessionstart() -> None:
     """Make sure that ``make test-compiled`` tests what is compiled."""
     if os.environ.get("SIDECAR_COMPILED") == "1":
-        from sidecar.http.h1 import head, scanner
+        from sidecar.core import build
+        from sidecar.http.h1 import head
 
-        if not head.__file__.endswith(".so") or scanner.scan_request is None:
+        if not head.__file__.endswith(".so") or not (build.scanner() == build.C or build.wanted()):
             pytest.exit(f"this is not the compiled build: {head.__file__}", 1)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__
 from sidecar.agent import process, signals
+from sidecar.cli import environment
 
 if TYPE_CHECKING:
     import argparse
@@ -97,6 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     _fill_standard_files()
     given = _with_file(given)
     try:
+        environment.check()
         code = _run_file(given[1]) if _names_a_file(given) else _command(given)
         if sys.stdout is not None:
             sys.stdout.flush()

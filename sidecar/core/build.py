@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import platform
-from importlib.machinery import PathFinder
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Final
-
-from sidecar import __path__ as _folders
 
 COMPILED: Final = "compiled"
 INTERPRETED: Final = "interpreted"
@@ -22,8 +20,7 @@ PYTHON: Final = "python"
 #: One module of the hot path; either all of it is compiled or none (setup.py).
 _SAMPLE: Final = "sidecar.core.ids"
 
-#: C or PYTHON, by the extension's name; without those whose modules nobody has imported.
-_chosen: Final[dict[str, str]] = {}
+VARIABLE: Final = "SIDECAR_SCANNER"
 
 
 @functools.cache
@@ -33,21 +30,23 @@ def build() -> str:
     return INTERPRETED if spec is None or (spec.origin or "").endswith((".py", ".pyc")) else COMPILED
 
 
+def wanted() -> str:
+    """What ``SIDECAR_SCANNER`` asks for: :data:`C` insists on the extensions, :data:`PYTHON` does without, and empty
+    takes what there is. Raises :class:`ValueError`."""
+    value = os.environ.get(VARIABLE, "")
+    if value not in ("", C, PYTHON):
+        raise ValueError(f"{VARIABLE} is {value!r}; it may be {C!r} or {PYTHON!r}")
+    return value
+
+
 def scanner() -> str:
-    """Return what reads ordinary heads: :data:`C` where the scanner was built from this source and
-    ``SIDECAR_SCANNER`` does not do without it, else :data:`PYTHON`. As long as nothing reads heads, it is told by the
-    file."""
-    return _chosen.get("_scan") or _language("http/h1", "_scan")
+    """Return what reads ordinary heads, :data:`C` or :data:`PYTHON`."""
+    return _language("sidecar.http.h1.scanner", "scan_request")
 
 
 def amqp_scanner() -> str:
-    """The same of what cuts AMQP into frames and finds runs of messages."""
-    return _chosen.get("_runs") or _language("amqp/wire", "_runs")
-
-
-def chosen(extension: str, in_c: bool) -> None:
-    """Whoever may use ``extension`` says here whether it does: one that is there may be from an older source."""
-    _chosen[extension] = C if in_c else PYTHON
+    """Return what cuts AMQP into frames and finds runs of messages."""
+    return _language("sidecar.amqp.wire.runs", "cut")
 
 
 def facts() -> dict[str, str]:
@@ -62,7 +61,7 @@ def described() -> str:
 
 
 @functools.cache
-def _language(folder: str, extension: str) -> str:
-    if os.environ.get("SIDECAR_SCANNER") == PYTHON:
-        return PYTHON
-    return C if PathFinder.find_spec(extension, [f"{path}/{folder}" for path in _folders]) else PYTHON
+def _language(module: str, function: str) -> str:
+    """Whether this module has found its function in C. It is asked itself, as an extension that is there may be of an
+    older source, and is passed over then."""
+    return PYTHON if getattr(import_module(module), function) is None else C

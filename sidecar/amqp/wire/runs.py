@@ -9,11 +9,10 @@ A run that is all of one reading is found, and has its traces, by a single call.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Final
 
-from sidecar.core.build import chosen
+from sidecar.core.build import PYTHON, C, wanted
 
 #: Kinds of runs, beside the types of frames; as in ``runs.h``. A run says above these eight bits how many it has.
 PUBLISHES: Final = 16
@@ -43,26 +42,21 @@ whole_publishes: Callable[[bytes, int, bytes, int, bytes, bytes], tuple[int, int
 #: acks of one channel that come to that.
 whole_numbers: Callable[[bytes, int, bytes], tuple[int, int, int, bytes | None] | None] | None = None
 
-_VARIABLE: Final = "SIDECAR_SCANNER"
-
-_wanted = os.environ.get(_VARIABLE, "")
-if _wanted not in ("", "c", "python"):
-    raise ValueError(f"{_VARIABLE} is {_wanted!r}; it may be 'c' or 'python'")
-if _wanted != "python":
+_wanted = wanted()
+if _wanted != PYTHON:
     try:
         from sidecar.amqp.wire._runs import add_traces as _add_traces
         from sidecar.amqp.wire._runs import cut as _cut
         from sidecar.amqp.wire._runs import whole_numbers as _whole_numbers
         from sidecar.amqp.wire._runs import whole_publishes as _whole_publishes
     except ImportError:  # it was not built, or from an older source
-        if _wanted == "c":
+        if _wanted == C:
             raise
     else:
         cut = _cut
         add_traces = _add_traces
         whole_publishes = _whole_publishes
         whole_numbers = _whole_numbers
-chosen("_runs", cut is not None)
 
 
 def frames(data: bytes, start: int, end: int) -> list[tuple[int, int, int, int]]:

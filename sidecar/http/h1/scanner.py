@@ -8,11 +8,10 @@ refused, with its reasons.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from sidecar.core.build import chosen
+from sidecar.core.build import PYTHON, C, wanted
 
 if TYPE_CHECKING:
     from sidecar.http.h1._scan import Request, Response
@@ -25,8 +24,6 @@ ASKS_LOAD: Final = 8
 #: Its ``traceparent`` is a good one of the usual form; and how many bits that one's flags stand behind.
 TRACED: Final = 16
 TRACE_SHIFT: Final = 5
-
-_VARIABLE: Final = "SIDECAR_SCANNER"
 
 
 def find_end(data: bytes, seen: int) -> int:
@@ -41,18 +38,15 @@ end_of_head: Callable[[bytes, int], int] = find_end
 scan_request: Callable[[bytes, object], Request | None] | None = None
 scan_response: Callable[[bytes, object], Response | None] | None = None
 
-_wanted = os.environ.get(_VARIABLE, "")
-if _wanted not in ("", "c", "python"):
-    raise ValueError(f"{_VARIABLE} is {_wanted!r}; it may be 'c' or 'python'")
-if _wanted != "python":
+_wanted = wanted()
+if _wanted != PYTHON:
     try:
         from sidecar.http.h1._scan import answer_head, request_head
         from sidecar.http.h1._scan import end_of_head as _end_of_head
     except ImportError:  # it was not built, or from an older source
-        if _wanted == "c":
+        if _wanted == C:
             raise
     else:
         scan_request = request_head
         scan_response = answer_head
         end_of_head = _end_of_head
-chosen("_scan", scan_request is not None)
