@@ -176,8 +176,8 @@ Each of {CONNECTIONS:,} connections that are open and idle, with an answer behin
 
 {about}
 
-- Each figure is the median of some starts. Interpreted it has its bytecode on the disk, as `pip install` leaves it:
-  without that, compiling it costs about 3 MiB more.
+- Each figure is the median of some starts, but that of idle connections, which is of one. Interpreted it has its
+  bytecode on the disk, as `pip install` leaves it: without that, compiling it costs about 3 MiB more.
 - Libraries that only the tests bring along are there as well: Brotli, which aiohttp takes where it finds it, is 1 MiB
   of that with Consul. aiohttp is loaded there alone."""
 
