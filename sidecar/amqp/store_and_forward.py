@@ -197,6 +197,7 @@ class StoreAndForward(FailoverPort):
         """Now and then: what has no event of its own."""
         spool = self.spool
         self._connect_late()
+        spool.look()
         full = self.intake.full
         if full.closed and not spool.full and not spool.problem:
             self.intake.room()

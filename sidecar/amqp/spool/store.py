@@ -195,6 +195,10 @@ class Spool:
         self.max_bytes = self._database.max_dead = max_bytes
         self._room()
 
+    def look(self) -> None:
+        """Now and then: what was too much for it leaves room for less, though nothing has come or gone since."""
+        self._room()
+
     @property
     def works(self) -> bool:
         """What is put now comes to be behind all that was not stored, as all of that has been heard of."""

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from sidecar.amqp.failover.watchdog import STUCK_SECONDS
 from sidecar.core.amqp_settings import AmqpPublish, AmqpSpool
 from support.amqp import (
+    HEARTBEAT,
     UNBLOCKED,
     ack,
     blocked,
@@ -70,6 +72,30 @@ def test_the_broker_dies_when_the_spool_is_full() -> None:
     stage.away()
     broker.breaks()
     client.gets(nack(1, 1), nack(1, 2))
+    assert not stage.disk.stored
+    stage.over()
+
+
+def test_what_is_too_much_at_once_for_an_empty_spool_goes_into_it_one_by_one() -> None:
+    """A channel has left it behind, as the broker confirms nothing. Nothing comes or goes then that tells of room."""
+    stage = KeptStage(spool={"max_bytes": 1000})
+    client, broker = stage.open(1)
+    client.says(publish(1, "q", b"a" * 600), publish(1, "q", b"b" * 600), channel_close(1))
+    stage.advance(STUCK_SECONDS / 2)
+    broker.says(HEARTBEAT)
+    stage.advance(STUCK_SECONDS / 2 + 0.5)
+    broker.gets(SELECT, publish(1, "q", b"a" * 600), publish(1, "q", b"b" * 600), channel_close(1))
+    stage.away()
+    broker.says(channel_close_ok(1))
+    assert not stage.disk.stored
+    stage.advance(0.5)
+    assert stage.disk.bodies() == [b"a" * 600]
+    stage.there()
+    replay = stage.replay()
+    for body in (b"a" * 600, b"b" * 600):
+        replay.gets(replayed(1, "q", body))
+        replay.says(ack(1, 1 if body[:1] == b"a" else 2))
+        stage.advance(0.5)
     assert not stage.disk.stored
     stage.over()
 
