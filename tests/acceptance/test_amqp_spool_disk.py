@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from pamqp import commands
+from pika.adapters.blocking_connection import BlockingChannel
 
 from sidecar.amqp.spool.writer import RETRY
 from support.amqp_clients.raw import Listener
@@ -117,6 +118,24 @@ def relays(spooled: Spooled, broker: RabbitMQ) -> None:
         publish(other, 0, 10, "disk.other")
         acknowledged(other, 10)
     assert len(bodies(broker, "disk.other", 10)) == 10
+
+
+def test_what_comes_when_a_look_at_the_queue_is_over_is_there_at_the_next_one(
+    rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would seem to be lost by the sidecar."""
+    cancel = BlockingChannel.cancel
+
+    def late(channel: BlockingChannel) -> int:
+        with rabbitmq.channel() as other:
+            other.confirm_delivery()
+            other.basic_publish("", "disk.other", b"late")
+        return cancel(channel)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BlockingChannel, "cancel", late)
+        assert bodies(rabbitmq, "disk.other") == []
+    assert bodies(rabbitmq, "disk.other", 1) == [b"late"]
 
 
 @ENCLOSED

@@ -151,8 +151,10 @@ def bodies(broker: RabbitMQ, queue: str, count: int = 0, seconds: float = PATIEN
     empty = False
     with broker.channel() as channel:
         channel.basic_qos(prefetch_count=1000)
-        for method, _, body in channel.consume(queue, auto_ack=True, inactivity_timeout=0.15):
+        # Acknowledged: what comes between the last look and the end of the consumer stays in the queue.
+        for method, _, body in channel.consume(queue, inactivity_timeout=0.15):
             if method is not None:
+                channel.basic_ack(method.delivery_tag)
                 found.append(body)
                 if body not in different:
                     different.add(body)
