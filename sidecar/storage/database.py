@@ -164,9 +164,12 @@ class DatabaseFile:
                 sql.close()
             except sqlite3.Error as error:
                 logger.warning("%s could not be closed well: %s", self.files.base, describe(error))
-        if self._growing >= 0:
-            os.close(self._growing)
-            self._growing = -1
+        growing, self._growing = self._growing, -1
+        if growing >= 0:
+            try:
+                os.close(growing)
+            except OSError as error:  # it is closed all the same (close(2)), and what matters was synced
+                logger.warning("%s could not be closed well: %s", self.files.base, describe(error))
 
     def close(self) -> None:
         """Close the file and give up the lock."""

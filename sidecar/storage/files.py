@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -71,9 +72,10 @@ class Files:
 
     def release(self) -> None:
         """Release the lock."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            with contextlib.suppress(OSError):  # it is closed all the same (close(2))
+                os.close(lock)
 
     def create(self) -> None:
         """Make the database's file (0600) if there is none, and see that it can be read and written. Never to be called

@@ -114,6 +114,33 @@ def test_what_was_written_is_there_when_it_is_opened_again(tmp_path: Path) -> No
     again.file.close()
 
 
+@pytest.mark.parametrize("which", ["file", "lock"])
+def test_a_descriptor_whose_close_fails_is_not_closed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """Nor does that keep the file from being used: it is closed, though what was written may not have come through."""
+    it = opened(tmp_path)
+    bad = [it.file._growing if which == "file" else it.file.files._lock]
+    close = os.close
+
+    def failing(file: int) -> None:
+        close(file)
+        if file in bad:
+            bad.remove(file)
+            raise OSError(errno.EIO, "I/O error")
+
+    monkeypatch.setattr(os, "close", failing)
+    it.put(1)
+    if which == "file":
+        it.file.connect()
+    else:
+        it.file.close()
+        it = opened(tmp_path)
+    assert not bad
+    assert it.count == 1
+    it.file.close()
+
+
 def test_other_files_are_known_and_left_alone(tmp_path: Path) -> None:
     first = opened(tmp_path)
     first.file.close()
