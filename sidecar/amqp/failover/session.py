@@ -126,6 +126,7 @@ class Failover:
         if self._is_cut:
             session.lifecycle.close_client(CONNECTION_FORCED, f"CONNECTION_FORCED - {_CUT}")
             return
+        self._end_closes()
         session.side = Offline(self, _AGAIN_SECONDS)
         now = session.listener.clock()
         for path in self.paths():

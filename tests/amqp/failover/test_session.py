@@ -373,6 +373,26 @@ def test_a_channel_that_the_sidecar_closes_while_queues_are_declared_anew_is_not
     stage.over()
 
 
+def test_a_channel_that_the_sidecar_closes_opens_again_when_that_broker_is_lost_too() -> None:
+    """It would have answered the close."""
+    stage = KeptStage(max_message_size=1000)
+    client, broker = stage.open(1)
+    broker.breaks()
+    broker = stage.back()
+    broker.gets(channel_open(1))
+    client.says(publish(1, "q", b"x" * 2000))
+    client.gets_close(406)
+    broker.gets(channel_close(1, 200, "closed by the sidecar"))
+    stage.away()
+    broker.breaks()
+    client.says(channel_close_ok(1), channel_open(1))
+    client.gets(channel_open_ok(1))
+    stage.there()
+    broker = stage.back(channel_open_ok(1))
+    broker.gets_nothing()
+    stage.over()
+
+
 # -- draining ----------------------------------------------------------------------------------------------------------
 
 
