@@ -102,6 +102,14 @@ class DatabaseFile:
                 raise
             self.salvage(error)
 
+    def reopen(self) -> None:
+        """After an error: as :meth:`connect`; but a file that is no longer in its place is copied, as long as it is
+        still open. Raises as both."""
+        if self.usable and self.moved():
+            self.salvage(None)
+        else:
+            self.connect()
+
     def _look_for_loss(self, known: bool) -> None:
         """A file without anything in it becomes a new one, and what it had is not to be found out: so the log has to
         say that. ``known``: there was one here before."""

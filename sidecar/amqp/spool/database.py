@@ -114,8 +114,9 @@ class Database:
         self.file.close()
 
     def load(self, sql: sqlite3.Connection) -> None:
-        """Read the counts, and take a block of numbers."""
-        sql.execute("UPDATE number SET next = next + 1")
+        """Read the counts, and take a block of numbers. In a new file in the place of one that is gone they go on, as
+        messages of that one may be on their way: their removal must not mean others."""
+        sql.execute("UPDATE number SET next = max(next + 1, ?)", (max(self._next, self._next_block),))
         self._next = self._next_block = scalar(sql, "SELECT next FROM number")
         self.dead.upgrade(sql)
         self.messages.load(sql)

@@ -324,7 +324,7 @@ class Writer:
         assert self._before is not None
         try:
             if self._state == _REOPEN:
-                database.file.connect()
+                database.file.reopen()
             else:
                 database.file.salvage(self._error)
             database.write((), self._changes)

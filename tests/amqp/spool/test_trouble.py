@@ -21,7 +21,7 @@ import pytest
 from sidecar.amqp.spool import writer
 from sidecar.amqp.spool.database import APPLICATION, SCHEMA, Database
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.spool.transaction import NewDeadLetter, Transaction
+from sidecar.amqp.spool.transaction import NewDeadLetter, Transaction, removal
 from sidecar.storage.errors import SpoolError
 from support.deletion import delete
 from support.patience import PATIENCE
@@ -169,6 +169,48 @@ def test_an_error_of_the_disk_is_told_and_the_file_opened_anew(
     assert contents(tmp_path) == [2, 5]
     logged = [record.getMessage() for record in caplog.records]
     assert logged == ["the spool does not work: disk I/O error (SQLITE_IOERR)", "the spool works again"]
+
+
+@pytest.mark.parametrize("what", ["file", "log", "folder"])
+def test_what_is_deleted_after_an_error_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    folder = tmp_path / "spool"
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    async def test(driver: Driver) -> None:
+        spool = driver.spool
+        await driver.put(message(1), message(2))
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "write", broken)
+            with pytest.raises(SpoolError, match="I/O error"):
+                await driver.put(message(3))
+            if what == "folder":
+                delete(folder)
+            else:
+                (folder / ("rabbitmq.db" if what == "file" else "rabbitmq.db-wal")).unlink()
+        await driver.until(lambda: not spool.problem)
+        assert await driver.numbers() == [1, 2]
+        assert spool.messages == 2
+
+    run(folder, test)
+    assert contents(folder) == [1, 2]
+
+
+def test_numbers_go_on_when_the_file_is_lost(tmp_path: Path) -> None:
+    database = Database(tmp_path, "rabbitmq")
+    database.open()
+    old = [message(number) for number in range(5)]
+    database.write(old, Transaction())
+    database.file.disconnect()
+    (tmp_path / "rabbitmq.db").unlink()
+    database.file.connect()
+    database.write([message(number) for number in range(5, 10)], Transaction())
+    database.write((), removal(old))
+    database.close()
+    assert contents(tmp_path) == [5, 6, 7, 8, 9]
 
 
 @pytest.mark.parametrize("more", [False, True])
