@@ -92,11 +92,8 @@ def _on_closing(session: Session, kind: int, number: int, data: bytes, start: in
     if found == constants.CHANNEL_CLOSE_OK:
         del session.closing[number]
         return b"" if ours else None
-    if found == constants.CHANNEL_CLOSE:  # both at once: each is answered
-        if ours:
-            session.client_write(channel_close_ok(number))
-            return b""
-        return None
+    if found == constants.CHANNEL_CLOSE:  # both at once: each is answered, even if the broker is lost by then
+        session.client_write(channel_close_ok(number))
     return b""
 
 

@@ -393,6 +393,20 @@ def test_a_channel_that_the_sidecar_closes_opens_again_when_that_broker_is_lost_
     stage.over()
 
 
+def test_closes_of_both_sides_at_once_are_answered_though_the_broker_is_lost() -> None:
+    stage = KeptStage()
+    client, broker = stage.open(1)
+    client.stops_reading()
+    broker.says(channel_close(1, 404, "NOT_FOUND"))
+    client.says(channel_close(1))
+    broker.breaks()
+    client.reads_again()
+    client.gets(channel_close(1, 404, "NOT_FOUND"), channel_close_ok(1))
+    client.says(channel_close_ok(1), channel_open(1))
+    client.gets(channel_open_ok(1))
+    stage.over()
+
+
 # -- draining ----------------------------------------------------------------------------------------------------------
 
 
