@@ -24,7 +24,15 @@ from sidecar.amqp.spool.codec import pack
 from sidecar.amqp.spool.dead_letters import DeadLetter, DeadLetterTable
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.messages import MessageTable
-from sidecar.amqp.spool.transaction import BadRow, Count, StreamName, Transaction, count_changes
+from sidecar.amqp.spool.transaction import (
+    BadRow,
+    Count,
+    Counts,
+    StreamName,
+    Transaction,
+    add_differences,
+    count_changes,
+)
 from sidecar.storage.database import DatabaseFile
 from sidecar.storage.sqlite import Format, blob, scalar
 
@@ -97,6 +105,8 @@ class Database:
         self.dead = DeadLetterTable()
         #: While it is being copied: how many messages there were.
         self._before = 0
+        #: Messages were to go that were not there, so that the counts are wrong.
+        self._miscounted = False
 
     @property
     def counts(self) -> dict[StreamName, Count]:
@@ -126,6 +136,15 @@ class Database:
         """Count again what is in the file."""
         self.messages.recount(self.file.sql)
         self.dead.load(self.file.sql)
+        self._miscounted = False
+
+    def set_right(self, missing: Counts) -> None:
+        """Count again, if something was to go that was lost before, and counted as such then; add to ``missing`` what
+        is no longer there, which is less than nothing."""
+        if self._miscounted:
+            before = self.counts
+            self.recount()
+            add_differences(before, self.counts, missing)
 
     def copy(self, reader: sqlite3.Connection | None, writer: sqlite3.Connection) -> int:
         """See :class:`sidecar.storage.database.Contents`."""
@@ -165,9 +184,10 @@ class Database:
             message = death.message
             number = self._take_number()
             if death.stored:
-                self.dead.move(
+                there = self.dead.move(
                     sql, number, message.id, death.died, death.reason, death.code, blob(message.exchange), death.text
                 )
+                self._miscounted |= not there
             else:
                 message.id = self._take_number()
                 self.dead.add(
@@ -182,7 +202,7 @@ class Database:
                 self.dropped += gone
                 logger.warning("dead letters had to go for newer ones", extra={"dropped": gone})
         if changes.removed:
-            sql.execute(_DELETE, (_ids(changes.removed),))
+            self._miscounted |= sql.execute(_DELETE, (_ids(changes.removed),)).rowcount != len(changes.removed)
 
     def _count(self, puts: Sequence[SpooledMessage], changes: Transaction) -> None:
         self.behind += _PAGE + count_changes(self.counts, puts, changes)

@@ -88,15 +88,16 @@ class DeadLetterTable:
     def move(
         self, sql: sqlite3.Connection, number: int, message: int, died: float, reason: str, code: int, exchange: bytes,
         text: str = "",
-    ) -> None:  # fmt: skip
-        """One of the spool's messages; nothing happens if there is none of that number."""
+    ) -> bool:  # fmt: skip
+        """One of the spool's messages. Whether there is one of that number; else nothing happens."""
         row = sql.execute("SELECT size, attempts, data FROM message WHERE id = ?", (message,)).fetchone()
         if row is None:
-            return
+            return False
         # In this order, so that it needs no other room than it had.
         sql.execute("DELETE FROM message WHERE id = ?", (message,))
         size, attempts, data = row
         self.add(sql, number, died, reason, code, exchange, size, attempts, data, text)
+        return True
 
     def find(
         self, sql: sqlite3.Connection, limit: int, after: int, reason: str, exchange: bytes | None

@@ -21,7 +21,7 @@ from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.dead_letters import DeadLetter
 from sidecar.amqp.spool.jobs import Call, Fetch, FetchDone, Job, Outcome, Put, PutDone, State, Stop
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.spool.transaction import NewDeadLetter, StreamName, Transaction
+from sidecar.amqp.spool.transaction import Counts, NewDeadLetter, StreamName, Transaction
 from sidecar.amqp.spool.writer import Writer
 from sidecar.storage.errors import SpoolError
 from sidecar.storage.files import Files
@@ -127,6 +127,8 @@ class Spool:
         self.max_bytes = max_bytes
         #: Messages that are not removed yet, those on their way to the disk included; and their bytes.
         self.streams: dict[StreamName, StreamCount] = {}
+        #: What was taken away from that, and had been before: messages that were lost, and have left from memory.
+        self._twice: Counts = {}
         self.messages = 0
         self.bytes = 0
         #: When one has left, or the first one has come (Unix time).
@@ -284,6 +286,12 @@ class Spool:
 
     def _less(self, name: StreamName, count: int, size: int) -> None:
         stream = self.streams.get(name)
+        if stream is None or count > stream.count:
+            # Lost, and gone as well: that will be set right (Database.set_right).
+            twice = self._twice.setdefault(name, [0, 0])
+            there, there_size = (0, 0) if stream is None else (stream.count, stream.bytes)
+            twice[0] += count - there
+            twice[1] += size - there_size
         if stream is None:
             return
         if count >= stream.count:
@@ -294,6 +302,14 @@ class Spool:
         stream.bytes -= size
         self.messages -= count
         self.bytes -= size
+
+    def _there_after_all(self, name: StreamName, count: int, size: int) -> None:
+        """So many are there that were not counted, unless they were not there to be taken away."""
+        twice, twice_size = self._twice.pop(name, (0, 0))
+        if count > twice:
+            self._more(name, count - twice, max(0, size - twice_size))
+        elif twice > count:
+            self._twice[name] = [twice - count, twice_size - size]
 
     def _room(self) -> None:
         if self.full and self.bytes < self.max_bytes * ROOM and self._waiting < QUEUE // 2 and not self._closing:
@@ -356,4 +372,4 @@ class Spool:
             if count > 0:
                 self._less(name, count, size)
             else:
-                self._more(name, -count, -size)
+                self._there_after_all(name, -count, -size)

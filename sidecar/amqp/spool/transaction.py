@@ -127,12 +127,12 @@ def count_changes(counts: Counts, puts: Iterable[SpooledMessage], changes: Trans
 
 
 def _less(counts: Counts, stream: StreamName, size: int) -> None:
-    count = counts.get(stream)
-    if count is not None:
-        count[0] -= 1
-        count[1] -= size
-        if count[0] <= 0:
-            del counts[stream]
+    """What goes and was not there makes it less than nothing, until that is set right."""
+    count = counts.setdefault(stream, [0, 0])
+    count[0] -= 1
+    count[1] -= size
+    if not count[0]:
+        del counts[stream]
 
 
 def removal(messages: list[SpooledMessage]) -> Transaction:

@@ -203,6 +203,7 @@ class Writer:
         """A transaction with these messages and changes; what went wrong."""
         try:
             self._database.write(messages, changes)
+            self._database.set_right(self._missing)
         except Exception as error:
             if not refused(error):
                 self._trouble(error)
@@ -254,8 +255,7 @@ class Writer:
         self._order.fail([put for put in self._puts if put.error is None], self._problem)
         for call in self._calls:
             call.error = SpoolError(f"the spool cannot do that: {self._problem}")
-        self._outcomes += self._puts
-        self._outcomes += self._calls
+        self._outcomes += [*self._puts, *self._calls]
         self._puts = []
         self._calls = []
 

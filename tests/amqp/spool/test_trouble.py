@@ -22,6 +22,7 @@ from sidecar.amqp.spool import writer
 from sidecar.amqp.spool.database import APPLICATION, SCHEMA, Database
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.transaction import NewDeadLetter, Transaction, removal
+from sidecar.storage.database import DatabaseFile
 from sidecar.storage.errors import SpoolError
 from support.deletion import delete
 from support.patience import PATIENCE
@@ -211,6 +212,54 @@ def test_numbers_go_on_when_the_file_is_lost(tmp_path: Path) -> None:
     database.write((), removal(old))
     database.close()
     assert contents(tmp_path) == [5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("new", [0, 2, 5])
+@pytest.mark.parametrize("dead", [False, True])
+def test_what_is_lost_and_leaves_from_memory_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: int, dead: bool
+) -> None:
+    """Else what came later would be on the disk, and nobody would know of it."""
+    reopen = DatabaseFile.reopen
+    tries = [1]
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    def lost(self: DatabaseFile) -> None:
+        if tries:
+            tries.clear()
+            self.disconnect()
+            self.files.base.unlink()
+            broken()
+        reopen(self)
+
+    async def test(driver: Driver) -> None:
+        spool = driver.spool
+        await driver.put(*[message(number) for number in range(3)])
+        found = await driver.fetch()
+        monkeypatch.setattr(DatabaseFile, "reopen", lost)
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "write", broken)
+            with pytest.raises(SpoolError, match="I/O error"):
+                await driver.put(message(3))
+        await driver.until(lambda: not spool.problem)
+        assert spool.messages == 0
+        for number in range(10, 10 + new):
+            await driver.put(message(number))
+        if dead:
+            for it in found:
+                spool.dead(it, "nacked", 0)
+        else:
+            spool.remove(found)
+        assert await driver.numbers() == list(range(10, 10 + new))
+        assert spool.messages == sum(it.count for it in spool.streams.values()) == new
+        assert spool.bytes == sum(it.bytes for it in spool.streams.values())
+        spool.remove(await driver.fetch())
+        assert await driver.numbers() == []
+        assert spool.messages == spool.bytes == 0
+
+    run(tmp_path, test)
 
 
 @pytest.mark.parametrize("more", [False, True])
