@@ -126,7 +126,7 @@ def test_what_comes_when_a_look_at_the_queue_is_over_is_there_at_the_next_one(
     """Or it would seem to be lost by the sidecar."""
     cancel = BlockingChannel.cancel
 
-    def late(channel: BlockingChannel) -> int:
+    def late(channel: BlockingChannel) -> Any:
         with rabbitmq.channel() as other:
             other.confirm_delivery()
             other.basic_publish("", "disk.other", b"late")

@@ -21,6 +21,7 @@ from typing import Any, cast
 
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.amqp.listener import AmqpListener
+from sidecar.amqp.spool.store import Spool
 from sidecar.amqp.store_and_forward import StoreAndForward
 from sidecar.config.agent import Tracing
 from sidecar.core.address import Address
@@ -211,6 +212,7 @@ class KeptStage(Stage):
         spans: bool = False,
         spool: dict[str, Any] | None = None,
         upstream: dict[str, Any] | None = None,
+        disk: Callable[[Spool, KeptLoop], Any] = Disk,
         **amqp: Any,
     ) -> None:
         self.loop = loop = KeptLoop()
@@ -227,7 +229,7 @@ class KeptStage(Stage):
         logging.getLogger("sidecar").addHandler(self._errors)
         amqp.setdefault("prefetch", AmqpPrefetch(default=0, max=0))
         amqp.setdefault("credentials", AmqpCredentials(username="guest", password=Secret("secret")))
-        self.config = Amqp(spool=AmqpSpool(path="/nowhere", **(spool or {})), **amqp)
+        self.config = Amqp(spool=AmqpSpool(**{"path": "/nowhere", **(spool or {})}), **amqp)
         context = Context(
             loop=cast(asyncio.AbstractEventLoop, self.loop),
             wheel=self.wheel,
@@ -249,7 +251,7 @@ class KeptStage(Stage):
         self.listener = listener
         self.stats = listener.amqp_stats
         self.port: StoreAndForward = listener.port
-        self.disk = Disk(self.port.spool, loop)
+        self.disk = disk(self.port.spool, loop)
         listener.cluster.update(Instance(host="10.0.0.1", port=5672 + number) for number in range(brokers))
         self.dispatcher = self.port._dispatcher
         self.dispatcher._pool._backoff = Backoff(0.5, 10.0, random.Random(2))

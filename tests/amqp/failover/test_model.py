@@ -5,15 +5,21 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sidecar.amqp.spool.store import Spool
 from sidecar.core.amqp_settings import AmqpHold, AmqpPublish
 from support.amqp_model import Broken
 from support.examples import THOROUGH
-from support.kept import KeptStage
+from support.kept import KeptLoop, KeptStage
 from support.kept_clients import Client, Message
+from support.kept_disk import Disk
+from support.kept_file import FileDisk, use_files
 from support.kept_server import READER, USERS, Server
 
 Step = tuple[int, int, int]
@@ -21,6 +27,9 @@ Step = tuple[int, int, int]
 SOAK = os.environ.get("SIDECAR_SOAK") == "1"
 SEEDS = 20_000 if SOAK else 400 if THOROUGH else 160
 LONGEST = 120
+#: The same for a port with a real file.
+FILE_SEEDS = 20_000 if SOAK else 400 if THOROUGH else 112
+FILE_LONGEST = 80
 
 EXCHANGES = (("", "q0"), ("", "q1"), ("ex", "a"), ("ex", "b"))
 LIMITS = (
@@ -34,9 +43,20 @@ KINDS = (
     + [31] * 3 + [32] * 2 + [33, 34]
 )  # fmt: skip
 
+#: The same where it is the disk that matters: much is published, there is often no broker, and the disk often fails.
+FILE_KINDS = (
+    [0, 2, 3, 4, 8, 16, 23, 24, 25] + [1] * 24 + [12] * 6 + [13] + [14] * 4 + [17] * 5 + [18] * 4 + [19, 20] * 2
+    + [21] * 10 + [22] * 14 + [26, 28, 33, 34]
+)  # fmt: skip
+
 
 class World:
     """A port, a broker and clients. ``plain``: nothing that keys may lose their order by."""
+
+    disk: Callable[[Spool, KeptLoop], Any] = Disk
+    path = "/nowhere"
+    #: Words of what may be logged as an error.
+    trouble_words: tuple[str, ...] = ("no space",)
 
     def __init__(self, seed: int) -> None:
         rng = random.Random(seed)
@@ -45,13 +65,15 @@ class World:
         self.window = rng.choice((2, 5, 256))
         self.heartbeat = rng.choice((0, 0, 20))
         self.trouble = False
-        spool: dict[str, Any] = {"ack": self.ack, "window": self.window, "mandatory": rng.random() < 0.2}
+        spool: dict[str, Any] = {"path": self.path, "ack": self.ack, "window": self.window}
+        spool["mandatory"] = rng.random() < 0.2
         if rng.random() < 0.2:
             spool |= {"max_bytes": 3000, "over": rng.choice(("hold", "nack"))}
             self.trouble = True
         self.mandatory = bool(spool["mandatory"])
         self.stage = KeptStage(
             spool=spool,
+            disk=type(self).disk,
             publish=() if rng.random() < 0.5 else LIMITS,
             hold=AmqpHold(messages=30, bytes=60_000, timeout=rng.choice((0.0, 20.0))),
         )
@@ -105,6 +127,10 @@ class World:
         if body not in self.bodies():
             raise Broken(f"message {body!r} was acknowledged and is nowhere")
 
+    def is_alone(self, client: Client, number: int) -> bool:
+        """What is said on that channel has its answer at once."""
+        return client.is_alone(number)
+
     def bodies(self) -> set[bytes]:
         disk = self.stage.disk
         return {
@@ -141,7 +167,7 @@ class World:
             exchange, key = EXCHANGES[a % 4]
             bits = 1 if b % 9 == 0 and not self.plain and not self.mandatory else 0
             user_id = "" if self.plain else {5: client.user, 7: USERS[a % 3]}.get(b % 12, "")
-            alone = client.is_alone(here)
+            alone = self.is_alone(client, here)
             client.publish(here, exchange, key, 10000 if b % 29 == 0 else b % 60, bits, (b % 7) * 13, user_id)
             if alone and client.messages[-1].forged:
                 client.turn()
@@ -267,6 +293,7 @@ class World:
             self.read()
             busy = (
                 stage.port.spool.messages
+                or len(stage.dispatcher._streams)
                 or stage.stats.detached
                 or stage.listener.scheduler.messages
                 or stage.disk.jobs
@@ -328,28 +355,104 @@ class World:
             if how == 0:
                 client.close()
         self.everything()
-        self.stage._errors.records = [each for each in self.stage._errors.records if "no space" not in each]
+        errors = self.stage._errors
+        errors.records = [each for each in errors.records if not any(words in each for words in self.trouble_words)]
         if how == 0:
             for client in self.clients:
                 assert client.peer.transport.gone
         self.stage.over()
 
 
-def steps_of(seed: int) -> list[Step]:
+class FileWorld(World):
+    """With a real file, whose disk is full, fails, or loses it: whatever happens, the spool works when the disk does,
+    and all that is in it leaves."""
+
+    disk = FileDisk
+    folder: Path
+    trouble_words = (
+        "the spool does not work", "the spool cannot store messages", "the spool cannot be brought back",
+        "the file of a spool is", "a spool has a new file", "messages of the spool are lost",
+    )  # fmt: skip
+
+    def __init__(self, seed: int) -> None:
+        #: A message may come again, as what seemed to have failed was on the disk.
+        self.twice = False
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.path = str(self.folder)
+        super().__init__(seed)
+        self.stage.port.spool._database.max_dead = 1 << 62
+
+    def acknowledged(self, message: Message) -> None:
+        if self.stage.disk.usable:
+            super().acknowledged(message)
+
+    def is_alone(self, client: Client, number: int) -> bool:
+        return False  # what is held for want of room is before it
+
+    def do(self, what: int, a: int, b: int) -> None:
+        if what != 21:
+            super().do(what, a, b)
+            return
+        self.trouble = True
+        faults = self.stage.disk.faults
+        faults.clear()
+        if a in (1, 2):
+            faults.begin("full" if a == 1 else "stuck", b % 10)
+        elif a in (3, 4, 5):
+            self.twice = True
+            faults.begin("error", b % 20, 0 if a == 3 else 1 + b % 3, b % 2 == 0)
+        elif a in (6, 7):
+            self.twice = True
+            faults.begin("error", b % 3)
+            self.lose("rabbit.db" if a == 6 else "rabbit.db-wal")
+        elif a in (8, 9):
+            self.twice = True
+            faults.begin("error", 0)
+            self.advance(b % 4)  # by then it may be closed, and what is in it is lost
+            self.lose("rabbit.db")
+            faults.clear()
+        self.read()
+
+    def lose(self, name: str) -> None:
+        """Somebody deletes it, perhaps while it is not open."""
+        if self.folder.is_dir():
+            (self.folder / name).unlink(missing_ok=True)
+
+    def check(self) -> None:
+        spool = self.stage.port.spool
+        assert not spool.problem
+        if any("are lost" in each for each in self.stage._errors.records):
+            for client in self.clients:
+                for message in client.messages:
+                    message.excused = True
+                    message.acked = False
+                for channel in client.channels.values():
+                    channel.unconfirmed.clear()
+        if self.twice:
+            self.server.again.clear()
+        super().check()
+        assert not spool.bytes
+        assert not spool.streams
+        assert self.stage.dispatcher._prefetch.ahead == self.stage.dispatcher._prefetch.ahead_bytes == 0
+
+
+def steps_of(seed: int, kinds: list[int] = KINDS, longest: int = LONGEST) -> list[Step]:
     rng = random.Random(seed)
-    return [(rng.choice(KINDS), rng.randrange(10), rng.randrange(100)) for _ in range(rng.randrange(5, LONGEST))]
+    return [(rng.choice(kinds), rng.randrange(10), rng.randrange(100)) for _ in range(rng.randrange(5, longest))]
 
 
-def play(seed: int, steps: list[Step]) -> None:
-    world = World(seed)
+def play(seed: int, steps: list[Step], make: type[World] = World) -> None:
+    world = make(seed)
     for step in steps:
         world.do(*step)
     world.everything()
     world.check()
     world.end(seed % 3)
+    if isinstance(world, FileWorld):
+        world.stage.disk.stop()
 
 
-def shortened(seed: int, steps: list[Step]) -> list[Step]:
+def shortened(seed: int, steps: list[Step], make: type[World] = World) -> list[Step]:
     """Fewer steps that fail as well."""
     size = len(steps) // 2
     while size:
@@ -357,7 +460,7 @@ def shortened(seed: int, steps: list[Step]) -> list[Step]:
         while at < len(steps):
             fewer = steps[:at] + steps[at + size :]
             try:
-                play(seed, fewer)
+                play(seed, fewer, make)
             except Exception:
                 steps = fewer
             else:
@@ -375,3 +478,18 @@ def test_nothing_is_lost_and_nobody_sees_a_rule_broken(part: int) -> None:
         except Exception as error:
             fewer = shortened(seed, steps)
             raise AssertionError(f"seed {seed}: {error!r}; play({seed}, {fewer})") from error
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_nothing_stands_still_whatever_the_disk_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    use_files(monkeypatch)
+    monkeypatch.setattr(FileWorld, "folder", tmp_path / "spool", raising=False)
+    for seed in range(part * FILE_SEEDS // 2, (part + 1) * FILE_SEEDS // 2):
+        steps = steps_of(seed, FILE_KINDS, FILE_LONGEST)
+        try:
+            play(seed, steps, FileWorld)
+        except Exception as error:
+            fewer = shortened(seed, steps, FileWorld)
+            raise AssertionError(f"seed {seed}: {error!r}; play({seed}, {fewer}, FileWorld)") from error
