@@ -185,7 +185,6 @@ class AdaptiveLimit:
         self._low_from = self._low_to = math.inf
         self._low_ended = 0
         self._low_seconds = 0.0
-        self._begin(now)
 
     def _rest(self, now: float) -> None:
         self._phase = _REST
@@ -203,7 +202,9 @@ class AdaptiveLimit:
                 self._rest(now)
         elif phase == _HIGH:
             if now >= self._until or self._plenty(now):
-                self._judge(min(now, self._until) - self._began, now)
+                # Much later it was idle: the seconds of one that takes long would look like those of a full server.
+                if now < self._until + self._took:
+                    self._judge(min(now, self._until) - self._began, now)
                 self._turn(now)
         elif phase == _EMPTYING:
             if self._active <= self._low:
