@@ -29,8 +29,8 @@ _BURST: Final = (1.0, 0.25, 0.25)
 _CALM: Final = 0.25
 _CALM_REQUESTS: Final = 2.0
 #: The longest that one may wait in an overload: of the time that a request takes, and seconds at least. It is the
-#: longer one while less than a tenth of those that wait are shed, so that a load just below the limit is not cut, and
-#: the shorter one from three tenths on.
+#: longer one while less than a fifth of those that wait are shed, so that a load just below the limit is not cut, and
+#: the shorter one from nine in twenty on.
 _LONG: Final = 2.0
 _SHORT: Final = 0.5
 _FEW: Final = 0.2
@@ -75,7 +75,7 @@ class PriorityLimiter(Limiter):
         self._count = 0
         #: Of each priority: since when there has always been one that waits, and until when it counts as overloaded.
         self._queued_since = [0.0, 0.0, 0.0]
-        self._overload_until = [-1.0, -1.0, -1.0]
+        self._overload_until = [0.0, 0.0, 0.0]
         #: And the share of those that waited which was shed.
         self._shed = [0.0, 0.0, 0.0]
         self._follow()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sidecar.resilience.adaptive_limit import GOOD
+from sidecar.resilience.adaptive_limit import GOOD, NEITHER
 from sidecar.resilience.priority_limiter import CRITICAL, LOW, NORMAL, Candidate, PriorityLimiter
 from support.examples import examples
 from support.slots import Run, adaptive, always
@@ -64,13 +66,14 @@ def test_in_a_full_queue_what_is_less_important_gives_its_place_up() -> None:
 
 def test_who_gives_up_is_passed_over() -> None:
     limiter = full()
-    first, second = Waiting(), Waiting()
-    limiter.join(first)
-    limiter.join(second)
+    first, second, third = waiting = [Waiting() for _ in range(3)]
+    for it in waiting:
+        limiter.join(it)
     limiter.leave(first)
     limiter.leave(first)
+    assert limiter.pending == 2
     limiter.done(GOOD, 0.0, 1.0)
-    assert (first.turns, second.turns, limiter.pending) == (0, 1, 0)
+    assert (first.turns, second.turns, third.turns, limiter.pending) == (0, 1, 0, 1)
 
 
 def test_a_higher_limit_lets_those_in_who_wait() -> None:
@@ -83,6 +86,21 @@ def test_a_higher_limit_lets_those_in_who_wait() -> None:
     limiter.change(0, 1.0)
     assert [it.turns for it in waiting] == [1, 1, 1]
     assert limiter.admit(1.0)
+
+
+def test_other_bounds_of_a_limit_that_is_found_let_those_in_who_wait() -> None:
+    limiter = adaptive(ceiling=2)
+    assert limiter.adaptive is not None
+    assert limiter.admit(0.0)
+    assert limiter.admit(0.0)
+    assert not limiter.admit(0.0)
+    waiting = [Waiting() for _ in range(3)]
+    for it in waiting:
+        limiter.join(it)
+    limiter.adaptive.resize(4, 8)
+    limiter.change(0, 1.0)
+    assert (limiter.limit, limiter.active) == (4, 4)
+    assert [it.turns for it in waiting] == [1, 1, 0]
 
 
 def test_a_slot_goes_back_in_one_way_only() -> None:
@@ -110,6 +128,147 @@ def test_a_queue_that_stays_serves_the_newest_first_and_sheds_what_has_waited() 
     assert a.turns == 1
     limiter.done(GOOD, 0.44, 0.45)
     assert not limiter.overloaded(2.0, NORMAL)
+
+
+def one_slot(latency: float) -> PriorityLimiter:
+    """A limit of one, which is taken, and what a request takes is known."""
+    limiter = adaptive(floor=1, ceiling=1, max_pending=10_000)
+    assert limiter.admit(0.0)
+    assert limiter.adaptive is not None
+    limiter.adaptive.latency = latency
+    return limiter
+
+
+@pytest.mark.parametrize(
+    ("priority", "latency", "seconds"),
+    [(CRITICAL, 0.125, 1.0), (CRITICAL, 2.0, 2.0), (NORMAL, 0.125, 0.25), (NORMAL, 0.5, 0.5), (LOW, 0.125, 0.25)],
+)
+def test_a_queue_that_is_there_for_a_while_is_an_overload(priority: int, latency: float, seconds: float) -> None:
+    """A second, or a quarter, or what a request takes; of that priority alone. It is over as long after the queue is,
+    or twice as long as a request takes."""
+    limiter = one_slot(latency)
+    candidate = Waiting(priority, 0.5)
+    assert limiter.join(candidate)
+    assert not limiter.overloaded(0.5, priority)
+    assert not limiter.overloaded(0.5 + seconds, priority)
+    assert limiter.overloaded(0.5 + seconds + 1 / 64, priority)
+    assert not any(limiter.overloaded(9.0, other) for other in (CRITICAL, NORMAL, LOW) if other != priority)
+    limiter.leave(candidate)
+    end = 0.5 + seconds + 1 / 64 + max(0.25, 2 * latency)
+    assert limiter.overloaded(end - 1 / 64, priority)
+    assert not limiter.overloaded(end, priority)
+
+
+def test_without_a_limit_that_is_found_there_is_no_overload() -> None:
+    limiter = full()
+    limiter.join(Waiting())
+    assert not limiter.overloaded(60.0, NORMAL)
+    limiter = one_slot(0.0)
+    limiter.join(Waiting())
+    assert not limiter.overloaded(60.0, NORMAL), "it is not known yet how long one takes"
+
+
+def longest(limiter: PriorityLimiter, now: float, priority: int, step: float) -> float:
+    """Give a slot back while some have waited for each multiple of so many seconds; return the longest of those that
+    was not shed."""
+    times = [number * step for number in range(400, 0, -1)]
+    waiting = [Waiting(priority, now - seconds) for seconds in times]
+    for it in waiting:
+        assert limiter.join(it)
+    limiter.done(GOOD, now, now)
+    left = [seconds for seconds, it in zip(times, waiting, strict=True) if not it.reason]
+    assert waiting[-1].turns == 1, "the newest one is first"
+    assert limiter.pending == len(left) - 1
+    assert {it.reason for it in waiting} <= {"", "stale"}
+    return left[0]
+
+
+@pytest.mark.parametrize("priority", [CRITICAL, NORMAL, LOW])
+@pytest.mark.parametrize(("shed", "granted"), [(0, 0), (10, 0), (20, 0), (30, 0), (60, 0), (60, 29), (60, 99)])
+def test_how_long_one_may_wait_depends_on_how_many_are_shed(priority: int, shed: int, granted: int) -> None:
+    """Of about the last 64: those that are let in say so, too. Up to a fifth, less than twice what a request takes;
+    from nine twentieths on less than half of it."""
+    limiter = one_slot(1.0)
+    for number in range(shed):
+        assert limiter.join(Waiting(priority, number / 1024))
+    limiter.done(GOOD, 3.0, 3.0)
+    assert limiter.admit(3.0)
+    for _ in range(granted):
+        assert limiter.join(Waiting(priority, 3.0))
+        limiter.done(GOOD, 3.0, 3.0)
+    share = (1 - (63 / 64) ** shed) * (63 / 64) ** granted
+    bound = 2.0 - 1.5 * min(max((share - 0.2) / 0.25, 0.0), 1.0)
+    assert longest(limiter, 4.0, priority, 1 / 128) == ceil(bound * 128 - 1) / 128
+
+
+def test_a_few_milliseconds_one_may_wait_however_quick_the_server_is() -> None:
+    limiter = one_slot(1 / 4096)
+    assert longest(limiter, 4.0, NORMAL, 1 / 1024) == 5 / 1024
+
+
+def test_after_an_overload_what_was_shed_is_forgotten() -> None:
+    limiter = one_slot(0.5)
+    for _ in range(60):
+        assert limiter.join(Waiting())
+    limiter.done(GOOD, 3.0, 3.0)
+    assert limiter.pending == 0
+    assert limiter.overloaded(3.875, NORMAL)
+    assert not limiter.overloaded(4.0, NORMAL), "twice what a request takes after the last one that was shed"
+    assert limiter.admit(4.0)
+    assert longest(limiter, 9.0, NORMAL, 1 / 64) == 63 / 64
+
+
+def test_one_that_waited_longest_gives_its_place_up() -> None:
+    limiter = full(pending=3)
+    first, second, third = Waiting(LOW), Waiting(LOW), Waiting(LOW)
+    for it in (first, second, third):
+        limiter.join(it)
+    assert limiter.join(Waiting(NORMAL))
+    assert (first.reason, second.reason, third.reason, limiter.pending) == ("displaced", "", "", 3)
+
+
+class Brief(Waiting):
+    """Gives its slot back at once."""
+
+    def __init__(self, limiter: PriorityLimiter) -> None:
+        super().__init__()
+        self.limiter = limiter
+
+    def granted(self) -> None:
+        super().granted()
+        self.limiter.done(GOOD, 0.0, 0.0)
+
+
+def test_a_long_queue_of_those_who_give_their_slot_back_at_once() -> None:
+    limiter = full(pending=5000)
+    waiting = [Brief(limiter) for _ in range(5000)]
+    for it in waiting:
+        assert limiter.join(it)
+    limiter.done(GOOD, 0.0, 0.0)
+    assert {it.turns for it in waiting} == {1}
+    assert (limiter.active, limiter.pending) == (0, 0)
+
+
+@pytest.mark.parametrize(("waits", "let_in", "newcomer"), [(29, 29, True), (30, 30, False), (31, 30, False)])
+def test_when_the_limit_grows_those_who_wait_come_first(waits: int, let_in: int, newcomer: bool) -> None:
+    limiter = adaptive()
+    for _ in range(20):
+        assert limiter.admit(0.0)
+    assert not limiter.admit(0.0), "ten from now on"
+    for _ in range(10):
+        limiter.done(NEITHER, 0.0, 0.0)
+    for outcome in (NEITHER, GOOD):  # the former say nothing
+        assert not limiter.admit(1.0)
+        for _ in range(40):
+            limiter.done(outcome, 0.75, 1.0)
+            assert limiter.admit(1.0)
+    waiting = [Waiting(since=1.0) for _ in range(waits)]
+    for it in waiting:
+        assert not limiter.admit(1.0)
+        assert limiter.join(it)
+    assert limiter.admit(1.25) == newcomer, "forty"
+    assert (limiter.active, limiter.limit) == (40, 20)
+    assert sum(it.turns for it in waiting) == let_in
 
 
 def test_a_burst_is_served_in_its_order_and_whole() -> None:
