@@ -231,7 +231,7 @@ class Judge:
         if self._slow.rings:
             return Verdict(self._latency_of(seen) + by, False, "")
         if here.new >= least and (self.alone or here.old >= least):
-            by = "; one sidecar alone has seen this" if self._others else ""
+            by = "; one sidecar alone has seen this"  # where there are no others, those above ring before
             if self._errors_here.rings:
                 return Verdict(self._errors_of(here) + by, False, "")
             if self._slow_here.rings:
@@ -259,7 +259,7 @@ class Judge:
             if seen is self.here:
                 known = self._compared(known, self.known.answers, self.guard.min_requests)
             return f"{text}, before it {known.bad} of {known.answers} of the others"
-        return f"{text}, of the others {seen.old_bad} of {seen.old} ({seen.old_bad / max(1, seen.old):.2%})"
+        return f"{text}, of the others {seen.old_bad} of {seen.old} ({seen.old_bad / seen.old:.2%})"
 
     def _latency_of(self, seen: Evidence) -> str:
         elsewhere = ", or what that is for another caller" if self._others and seen is not self.here else ""
