@@ -62,7 +62,8 @@ all between them, without sockets and without the kernel.
 
 {about}
 
-- Instructions are counted by valgrind over {COUNTED} exchanges; CPU time is the best of {ROUNDS} rounds of {TIMED}.
+- Instructions are counted by valgrind over {COUNTED} exchanges; CPU time is the best of {ROUNDS} rounds of {TIMED},
+  which wander by a third on a machine that is shared.
 - Without the scanner means `SIDECAR_SCANNER=python`, in the same build."""
 
 

@@ -20,6 +20,7 @@ PYTHON: Final = "python"
 #: One module of the hot path; either all of it is compiled or none (setup.py).
 _SAMPLE: Final = "sidecar.core.ids"
 
+#: The environment variable that chooses between them.
 VARIABLE: Final = "SIDECAR_SCANNER"
 
 
@@ -63,5 +64,5 @@ def described() -> str:
 @functools.cache
 def _language(module: str, function: str) -> str:
     """Whether this module has found its function in C. It is asked itself, as an extension that is there may be of an
-    older source, and is passed over then."""
+    older source, and is passed over then; by its name, as core imports nothing that stands on it."""
     return PYTHON if getattr(import_module(module), function) is None else C
